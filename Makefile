@@ -1,0 +1,47 @@
+# Every target creates .venv in this checkout and installs what it needs. No other tool has to be there but python3 and make.
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+BIN    := .venv/bin
+SETUP  := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check format bench bench-uploads clean
+
+help:            ## Show this help
+	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  +## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# torch comes first and by itself: a later, looser requirement then finds it already there and pulls no CUDA packages.
+$(SETUP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+setup: $(SETUP)  ## Create .venv and install everything
+
+demo: $(SETUP)   ## Upload, train, predict, then keep serving (DATA=file.csv TEXT=column LABEL=column for your own file)
+	@$(BIN)/minimand demo $(if $(DATA),--data '$(DATA)') $(if $(TEXT),--text '$(TEXT)') $(if $(LABEL),--label '$(LABEL)')
+
+up: $(SETUP)     ## Start broker, API and worker in the foreground
+	@$(BIN)/minimand up
+
+test: $(SETUP)   ## Run the tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -q
+
+check: $(SETUP)  ## Lint, types and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(SETUP) ## Format and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: bench-uploads  ## Run every benchmark
+
+bench-uploads: $(SETUP)  ## Upload speed and memory against the plain parser
+	$(BIN)/python -m benchmarks.uploads
+
+clean:           ## Remove the virtual environment and the caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .demo

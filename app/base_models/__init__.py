@@ -1,0 +1,1 @@
+"""Base models: the encoders a job may start from."""

@@ -1,0 +1,25 @@
+"""Base models an operator offers: the bundled one and registered folders. Reads their configs, loads nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml.bases import bundled_bases, find_base, read_base_facts
+from ml.specs.facts import BaseFacts
+
+
+class BaseModelService:
+    """The catalogue."""
+
+    def __init__(self, registered: Mapping[str, Path]) -> None:
+        self._registered = dict(registered)
+        self._facts: dict[str, BaseFacts] = {}
+
+    def get(self, name: str) -> BaseFacts:
+        """What is known of a base model. Raises SpecError for a name that isn't there."""
+        if name not in self._facts:
+            self._facts[name] = read_base_facts(name, find_base(name, self._registered))
+        return self._facts[name]
+
+    def list(self) -> list[BaseFacts]:
+        """Every base model, by name."""
+        return [self.get(name) for name in sorted(bundled_bases() | self._registered)]

@@ -1,0 +1,356 @@
+"""The `minimand` command: reads settings, wires the parts, prints what an operator must know.
+
+It holds no rule of the service. Heavy imports wait inside the commands, so that `--help` answers at once.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+    from app.supervisor import ChildSpec
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# Over a trainer's own time to stop: a worker must outlive its trainer's last checkpoint.
+_STOP_MARGIN_SECONDS = 10
+# Clients keep idle connections for up to a minute; closing first would make their next request fail.
+_KEEP_ALIVE_SECONDS = 65
+_GRACEFUL_SECONDS = 5
+_START_PATIENCE_SECONDS = 60
+
+
+def _home_option(command: _Command) -> _Command:
+    return click.option(
+        "--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of all state (MINIMAND_HOME)."
+    )(command)
+
+
+def _port_option(command: _Command) -> _Command:
+    return click.option(
+        "--port", type=click.IntRange(0, 65535), help="Port of the API; 0 takes a free one (MINIMAND_PORT)."
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="minimand")
+def main() -> None:
+    """Labelled text in, a served classifier out.
+
+    `minimand up` runs everything in one place. The other commands run one part, for installations spread over several
+    machines. Every setting is an environment variable: see `minimand settings`.
+    """
+
+
+@main.command()
+@_home_option
+@_port_option
+def up(home: Path | None, port: int | None) -> None:
+    """Start the broker, the API and a worker; Ctrl-C stops them."""
+    from app.broker import EmbeddedBroker
+    from app.supervisor import HomeInUseError, Supervisor, hold_home
+
+    settings = _load_settings(home, port)
+    _configure_logging(settings)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(hold_home(settings.home))
+        except HomeInUseError as error:
+            _fail(str(error))
+        with _listen(settings) as listener:
+            real_port = int(listener.getsockname()[1])
+        environment = {"MINIMAND_HOME": str(settings.home.resolve()), "MINIMAND_PORT": str(real_port)}
+        children = []
+        if settings.broker_url is None:
+            broker = EmbeddedBroker(settings.home)
+            broker.prepare()
+            environment["MINIMAND_BROKER_URL"] = broker.url
+            children.append(_child("broker", broker.command(), environment))
+        _migrate(settings)
+        children += [_child(role, _own_command(role), environment) for role in ("api", "worker")]
+        _announce_when_ready(settings, real_port)
+        stop_timeout_seconds = settings.stop_timeout_seconds + _STOP_MARGIN_SECONDS
+        sys.exit(Supervisor(children, stop_timeout_seconds=stop_timeout_seconds).run())
+
+
+@main.command()
+@_home_option
+@_port_option
+def api(home: Path | None, port: int | None) -> None:
+    """Serve the whole HTTP API."""
+    _serve("api", home, port)
+
+
+@main.command()
+@_home_option
+@_port_option
+def inference(home: Path | None, port: int | None) -> None:
+    """Serve predictions only: a replica behind a load balancer."""
+    _serve("inference", home, port)
+
+
+@main.command()
+@_home_option
+def worker(home: Path | None) -> None:
+    """Run queued jobs: one training slot for each device."""
+    from app.supervisor import tie_to_supervisor
+
+    # SIGKILL, since a worker asked to stop waits for its trainer's last checkpoint.
+    tie_to_supervisor(signal.SIGKILL)
+    _load_settings(home)
+    # A new program, not an import: the service does not know its workers. The tie survives exec.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "workers"])  # noqa: S606 - no shell is meant
+
+
+@main.command()
+@_home_option
+def migrate(home: Path | None) -> None:
+    """Bring the schema up to date; make the first admin key."""
+    settings = _load_settings(home)
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _migrate(settings)
+
+
+@main.command()
+@click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your own labelled file.")
+@click.option("--text", help="Its column that holds the text.")
+@click.option("--label", help="Its column that holds the label.")
+@_home_option
+@_port_option
+def demo(data: Path | None, text: str | None, label: str | None, home: Path | None, port: int | None) -> None:
+    """Upload a dataset, train, predict, and keep serving."""
+    settings = _load_settings(home, port)
+    from app.demo import run_demo
+
+    sys.exit(run_demo(settings, data=data, text=text, label=label))
+
+
+@main.command(name="settings")
+@_home_option
+def show_settings(home: Path | None) -> None:
+    """List every MINIMAND_* variable, with the value in force."""
+    settings = _load_settings(home)
+    rows = [("VARIABLE", "VALUE", "DEFAULT", "WHAT IT DOES")]
+    for name, field in type(settings).model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        value = _shown(getattr(settings, name))
+        rows.append((_variable(name), value, _shown(default), field.description or ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        padded = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
+        click.echo("  ".join([*padded, row[3]]))
+
+
+def redact_url(text: str) -> str:
+    """The text with the passwords of any URL in it hidden; where that is unclear, more than the password is."""
+    without_userinfo = re.sub(r"(://[^:/@\s]*):[^\s]*@", r"\1:***@", text)
+    return re.sub(r"(?i)([?&;][^=&\s]*(?:pass|secret|token|key)[^=&\s]*)=[^&\s]*", r"\1=***", without_userinfo)
+
+
+def _load_settings(home: Path | None = None, port: int | None = None) -> "Settings":
+    """Settings from the environment; an option overrides its variable, for this process and for all it starts."""
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from app.settings import Settings
+
+    if home is not None:
+        os.environ["MINIMAND_HOME"] = str(home)
+    if port is not None:
+        os.environ["MINIMAND_PORT"] = str(port)
+    try:
+        return Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            click.echo(_describe_problem(problem["loc"], problem["msg"], problem["input"]), err=True)
+    except SettingsError as error:
+        # Raised for a value that should be JSON and isn't; only its text tells which one.
+        found = re.search(r'field "(\w+)"', str(error))
+        click.echo(f"{_variable(found[1]) if found else 'A setting'} isn't valid JSON.", err=True)
+    sys.exit(2)
+
+
+def _describe_problem(location: tuple[int | str, ...], message: str, value: object) -> str:
+    # The value of a URL may hold a password, and one that is wrong may hide it where no pattern looks.
+    is_secret = str(location[0]).endswith("_url")
+    shown = "" if is_secret else f" (it is {value!r})"
+    return f"{_variable(str(location[0]))} is not usable: {message[:1].lower()}{message[1:]}{shown}."
+
+
+def _variable(field_name: str) -> str:
+    return f"MINIMAND_{field_name.upper()}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    return redact_url(f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def _configure_logging(settings: "Settings") -> None:
+    logging.basicConfig(level=settings.log_level, format=_LOG_FORMAT)
+    if settings.log_level != "DEBUG":
+        # They tell the story of every start, which we tell in a line of our own.
+        for talkative in ("alembic", "uvicorn"):
+            logging.getLogger(talkative).setLevel(logging.WARNING)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(1)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """End with a sentence, not a stack trace, where the database is not as it must be."""
+    from sqlalchemy.exc import OperationalError
+
+    from app.db.migrate import SchemaError
+    from app.errors import UnavailableError
+
+    try:
+        yield
+    except SchemaError as error:
+        _fail(str(error))
+    except (OperationalError, UnavailableError) as error:
+        _fail(f"The database cannot be used now: {getattr(error.__cause__, 'orig', None) or error.__cause__ or error}")
+
+
+def _migrate(settings: "Settings") -> None:
+    """Migrate, and on the first run make the admin key: printed once, and kept in the home."""
+    from app.db.migrate import upgrade
+    from app.db.session import Database
+    from app.keys.service import KeyService
+
+    with _explained():
+        done = upgrade(settings.resolved_database_url)
+        if done.before == done.after:
+            click.echo(f"The database's schema is up to date ({done.after}).")
+        else:
+            click.echo(f"The database's schema went from {done.before or 'nothing'} to {done.after}.")
+        database = Database(settings.resolved_database_url)
+        try:
+            key = KeyService(database).ensure_admin_key(settings.admin_key_path)
+        finally:
+            database.close()
+    if key is not None:
+        click.echo(f"\n  Admin key: {key}\n  It is shown this once, and kept in {settings.admin_key_path}\n")
+
+
+def _serve(role: str, home: Path | None, port: int | None) -> None:
+    from app.supervisor import tie_to_supervisor
+
+    # SIGKILL, since a graceful end waits for open connections.
+    tie_to_supervisor(signal.SIGKILL)
+    settings = _load_settings(home, port)
+    _configure_logging(settings)
+
+    from app.db.migrate import require_current
+    from app.db.session import Database
+
+    with _explained():
+        database = Database(settings.resolved_database_url)
+        try:
+            require_current(database)
+        finally:
+            database.close()
+
+    import uvicorn
+
+    from app.main import create_app
+
+    config = uvicorn.Config(
+        create_app(settings, role=role),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        # The root logger is configured above; uvicorn's own settings would print its lines in another form.
+        log_config=None,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+    )
+    with _listen(settings) as listener:
+        click.echo(f"Listening on {_url(settings.host, listener.getsockname()[1])}")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(settings: "Settings") -> socket.socket:
+    """A listening socket. Connections made before the application is ready wait in its queue."""
+    try:
+        family, kind, protocol, _name, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        _fail(
+            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
+            "Choose another port with --port N (0 takes a free one)."
+        )
+    return listener
+
+
+def _child(name: str, argv: list[str], environment: dict[str, str]) -> "ChildSpec":
+    from app.supervisor import ChildSpec
+
+    return ChildSpec(name=name, argv=argv, environment=environment)
+
+
+def _own_command(role: str) -> list[str]:
+    # -P: a folder named `app` where the operator happens to stand must not be taken for ours.
+    return [sys.executable, "-P", "-m", "app.cli", role]
+
+
+def _url(host: str, port: int) -> str:
+    """An address a browser on this machine can open."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _announce_when_ready(settings: "Settings", port: int) -> None:
+    url = _url(settings.host, port)
+
+    def wait() -> None:
+        give_up_at = time.monotonic() + _START_PATIENCE_SECONDS
+        while not _answers(url):
+            if time.monotonic() > give_up_at:
+                click.echo(f"The API does not answer at {url} yet; the lines above should say why.", err=True)
+                return
+            time.sleep(0.1)
+        click.echo(f"\n  Minimand is ready: {url}\n  Documentation:     {url}/docs\n  Ctrl-C stops it.\n")
+
+    threading.Thread(target=wait, name="announce", daemon=True).start()
+
+
+def _answers(url: str) -> bool:
+    import http.client
+    from urllib.parse import urlsplit
+
+    # Not urllib.request: a proxy set for the outside world must not be asked for our own address.
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=1)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Datasets: uploaded once, normalised to Parquet, immutable."""

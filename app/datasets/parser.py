@@ -1,0 +1,93 @@
+"""Runs the parser over an upload, in a child process with limits: what it reads comes from strangers.
+
+It knows no row and no request.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.errors import InvalidInputError, UnavailableError
+from app.settings import Settings
+from ml.data.report import IngestOptions, IngestReport
+from ml.specs.errors import Problem, SpecError
+
+# Parsing takes a core and, at worst, `parse_memory_bytes`. More uploads than this wait their turn.
+CONCURRENT_PARSERS = 2
+WAIT_SECONDS = 30.0
+RETRY_SECONDS = 10
+
+# Libraries that reserve address space by the gigabyte or by the core would meet the memory limit before the file does.
+FRUGAL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+class Parser:
+    """Starts parsers, a few at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._places = threading.BoundedSemaphore(CONCURRENT_PARSERS)
+
+    def parse(self, source: Path, destination: Path, options: IngestOptions) -> IngestReport:
+        """Turn a file into Parquet. SpecError says what is wrong with it."""
+        limited = options.model_copy(
+            update={
+                "max_bytes": self._settings.max_dataset_bytes,
+                "max_rows": self._settings.max_dataset_rows,
+                "memory_bytes": self._settings.parse_memory_bytes,
+                "cpu_seconds": math.ceil(self._settings.parse_timeout_seconds),
+            }
+        )
+        with self._place():
+            return _read_answer(self._run(source, destination, limited))
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._places.acquire(timeout=WAIT_SECONDS):
+            raise UnavailableError(
+                "Too many uploads are being read. Nothing was stored; repeat the request.",
+                code="parsers_busy",
+                retry_after=RETRY_SECONDS,
+            )
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def _run(self, source: Path, destination: Path, options: IngestOptions) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "ml.data.ingest", str(source), str(destination), options.model_dump_json()]
+        timeout = self._settings.parse_timeout_seconds
+        try:
+            return subprocess.run(
+                command, capture_output=True, timeout=timeout, env={**os.environ, **FRUGAL}, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise InvalidInputError(
+                f"reading the file took longer than {timeout:g} seconds, the most it may take. Split it.",
+                code="parse_timeout",
+                param="/file",
+            ) from None
+
+
+def _read_answer(child: subprocess.CompletedProcess[bytes]) -> IngestReport:
+    if child.returncode < 0:
+        raise InvalidInputError(
+            f"reading the file was stopped by signal {-child.returncode}: it took more time or memory than it may, "
+            "or is damaged. Split it, or write it again.",
+            code="parser_stopped",
+            param="/file",
+        )
+    try:
+        answer = json.loads(child.stdout)
+    except ValueError:
+        complaint = child.stderr.decode(errors="replace")[-2_000:]
+        raise RuntimeError(f"the parser ended with {child.returncode} and no answer: {complaint}") from None
+    if "problems" in answer:
+        raise SpecError([Problem(**problem) for problem in answer["problems"]])
+    return IngestReport.model_validate(answer["report"])

@@ -1,0 +1,36 @@
+"""All SQL on datasets. Every query stays in one project."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.tables import DatasetRow, JobRow
+from app.http.pagination import PageRequest, fetch_page
+from app.jobs.states import LIVE
+
+
+def find(session: Session, project_id: str, dataset_id: str) -> DatasetRow | None:
+    """The dataset with this id."""
+    return session.scalar(select(DatasetRow).where(DatasetRow.project_id == project_id, DatasetRow.id == dataset_id))
+
+
+def find_for_update(session: Session, project_id: str, dataset_id: str) -> DatasetRow | None:
+    """The same, locked against another transaction that changes or locks it."""
+    return session.scalar(
+        select(DatasetRow).where(DatasetRow.project_id == project_id, DatasetRow.id == dataset_id).with_for_update()
+    )
+
+
+def list_page(session: Session, project_id: str, request: PageRequest) -> tuple[list[DatasetRow], bool]:
+    """One page of the project's datasets, and whether more follow."""
+    query = select(DatasetRow).where(DatasetRow.project_id == project_id)
+    return fetch_page(session, query, DatasetRow.id, request)
+
+
+def live_job_id(session: Session, project_id: str, dataset_id: str) -> str | None:
+    """The oldest job that still needs the dataset."""
+    return session.scalar(
+        select(JobRow.id)
+        .where(JobRow.project_id == project_id, JobRow.dataset_id == dataset_id, JobRow.status.in_(LIVE))
+        .order_by(JobRow.id)
+        .limit(1)
+    )

@@ -1,0 +1,140 @@
+"""/v1/datasets: HTTP in and out."""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+
+from app.datasets.schemas import Dataset, DatasetRowItem
+from app.datasets.service import read_form
+from app.errors import UnsupportedMediaTypeError
+from app.http.auth import Authenticated, authenticate
+from app.http.errors import ErrorBody
+from app.http.idempotency import IdempotencyKey
+from app.http.pagination import NewestFirst, OldestFirst, Page
+from app.http.services import Wired
+from app.settings import Settings
+
+FORM_TYPE = "multipart/form-data"
+PARQUET_TYPE = "application/vnd.apache.parquet"
+MAX_FIELD_BYTES = 1 << 17  # metadata at its longest, written in JSON escapes
+
+_header_of = HTTPBearer(auto_error=False)
+
+
+class GuardedRoute(APIRoute):
+    """A route that knows its caller before it reads the body: FastAPI would spool a stranger's upload to disk first."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The usual handler, behind the door."""
+        handle = super().get_route_handler()
+
+        async def handle_guarded(request: Request) -> Response:
+            await authenticate(request, await _header_of(request))
+            if request.method == "POST" and not request.headers.get("content-type", "").startswith(FORM_TYPE):
+                raise UnsupportedMediaTypeError(
+                    f"Send the file as {FORM_TYPE}, in a field named 'file'.", code="unsupported_media_type"
+                )
+            return await handle(request)
+
+        return handle_guarded
+
+
+def router(settings: Settings) -> APIRouter:
+    """The routes of datasets."""
+    routes = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=GuardedRoute)
+    missing: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "No such dataset"}}
+    routes.add_api_route(
+        "",
+        create_dataset,
+        methods=["POST"],
+        status_code=201,
+        summary="Upload a dataset",
+        max_body_size=settings.max_upload_bytes,
+        form_limits={"max_files": 1, "max_fields": 8, "max_part_size": MAX_FIELD_BYTES},
+        responses=dict.fromkeys((413, 415, 422), {"model": ErrorBody}),
+    )
+    routes.add_api_route("", list_datasets, methods=["GET"], summary="List datasets")
+    routes.add_api_route("/{dataset_id}", get_dataset, methods=["GET"], summary="Get a dataset", responses=missing)
+    routes.add_api_route("/{dataset_id}/rows", list_rows, methods=["GET"], summary="Read rows", responses=missing)
+    routes.add_api_route(
+        "/{dataset_id}/content",
+        get_content,
+        methods=["GET"],
+        summary="Download the Parquet file",
+        response_class=StreamingResponse,
+        responses={**missing, 200: {"content": {PARQUET_TYPE: {}}}},
+    )
+    routes.add_api_route(
+        "/{dataset_id}",
+        delete_dataset,
+        methods=["DELETE"],
+        status_code=204,
+        summary="Delete a dataset",
+        responses={**missing, 409: {"model": ErrorBody, "description": "A live job uses it"}},
+    )
+    return routes
+
+
+def create_dataset(
+    caller: Authenticated,
+    services: Wired,
+    response: Response,
+    file: Annotated[UploadFile, File(description="CSV, TSV, JSONL or Parquet, plain or gzip.")],
+    name: Annotated[str | None, Form(description="Default: the file's name.")] = None,
+    columns: Annotated[
+        str | None,
+        Form(
+            description="A JSON object from role (text, text_pair, label, group, split) to header; default: by name.",
+            examples=['{"text": "sentence1", "text_pair": "sentence2", "label": "score"}'],
+        ),
+    ] = None,
+    encoding: Annotated[str | None, Form(description="Default: UTF-8.", examples=["cp1252"])] = None,
+    delimiter: Annotated[str | None, Form(description="One character; default: found in the header.")] = None,
+    metadata: Annotated[
+        str | None, Form(description="A JSON object of up to 16 pairs of text.", examples=['{"team": "nlp"}'])
+    ] = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Dataset:
+    """Read a file of texts, with or without labels, and keep it. It is never changed afterwards."""
+    form = read_form(name, columns, encoding, delimiter, metadata)
+    row = services.datasets.create(caller, file.file, file.filename, form, idempotency_key)
+    response.headers["Location"] = f"/v1/datasets/{row.id}"
+    return Dataset.of(row)
+
+
+def list_datasets(caller: Authenticated, services: Wired, page: NewestFirst) -> Page[Dataset]:
+    """The project's datasets."""
+    rows, has_more = services.datasets.list_page(caller.project_id, page)
+    return Page[Dataset].model_validate(page.page([Dataset.of(row) for row in rows], has_more=has_more))
+
+
+def get_dataset(dataset_id: str, caller: Authenticated, services: Wired) -> Dataset:
+    """What is known of a dataset."""
+    return Dataset.of(services.datasets.get_row(caller.project_id, dataset_id))
+
+
+def list_rows(dataset_id: str, caller: Authenticated, services: Wired, page: OldestFirst) -> Page[DatasetRowItem]:
+    """Its rows, in the file's order."""
+    row = services.datasets.get_row(caller.project_id, dataset_id)
+    items, has_more = services.datasets.read_rows(row, page)
+    return Page[DatasetRowItem].model_validate(page.page(items, has_more=has_more))
+
+
+def get_content(dataset_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
+    """The stored file: one column of text for each of the upload's, missing cells as null."""
+    row = services.datasets.get_row(caller.project_id, dataset_id)
+    headers = {
+        "Content-Length": str(row.bytes),
+        "Content-Disposition": f'attachment; filename="{row.id}.parquet"',
+        "ETag": f'"{row.sha256}"',
+    }
+    return StreamingResponse(services.datasets.stream(row), media_type=PARQUET_TYPE, headers=headers)
+
+
+def delete_dataset(dataset_id: str, caller: Authenticated, services: Wired) -> None:
+    """Remove a dataset. Models trained on it stay."""
+    services.datasets.delete(caller.project_id, dataset_id)

@@ -1,0 +1,1 @@
+"""The database: its sessions, its tables, its migrations."""

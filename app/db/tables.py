@@ -1,0 +1,173 @@
+"""The whole schema on one page. Times are unix seconds; JSON columns hold what the API shows.
+
+It knows no query: those live in each resource's repository.
+"""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, Double, ForeignKey, Index, Integer, MetaData, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    """The tables' common parent."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {Json: JSON, float: Double, int: BigInteger, str: String}  # noqa: RUF012 - SQLAlchemy reads a plain dict
+
+
+class ProjectRow(Base):
+    """A project: everything below belongs to one, and no query crosses it."""
+
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    created_at: Mapped[float]
+
+
+class KeyRow(Base):
+    """An API key. Only the SHA-256 of the secret is kept."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    secret_sha256: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[float]
+    revoked_at: Mapped[float | None]
+
+
+class IdempotentMixin:
+    """A created thing remembers the `Idempotency-Key` it was created under, in its own transaction."""
+
+    # "{key id}:{Idempotency-Key}"; cleared after a day.
+    idempotency_key: Mapped[str | None] = mapped_column(unique=True)
+    request_sha256: Mapped[str | None]
+
+
+class DatasetRow(IdempotentMixin, Base):
+    """A dataset: a Parquet file in the store, and what parsing found in it."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str]
+    file: Mapped[str]  # key in the store
+    sha256: Mapped[str]
+    bytes: Mapped[int]
+    rows: Mapped[int]
+    facts: Mapped[Json]  # ml.data.ingest.Facts
+    source: Mapped[Json]  # what was uploaded: file name, format, bytes, sha256
+    extra: Mapped[Json] = mapped_column("metadata")
+    created_at: Mapped[float]
+
+
+class JobRow(IdempotentMixin, Base):
+    """A job: the truth about one piece of work. Messages only say "there may be work"."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_claim", "status", "queue", "id"),
+        Index("ix_jobs_lease", "status", "lease_until"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    kind: Mapped[str]
+    queue: Mapped[str]
+    name: Mapped[str]
+    dataset_id: Mapped[str] = mapped_column(index=True)
+    spec: Mapped[Json]
+    warnings: Mapped[list[str]] = mapped_column(JSON)
+    extra: Mapped[Json] = mapped_column("metadata")
+
+    status: Mapped[str]  # queued, running, paused, succeeded, failed, cancelled
+    wanted: Mapped[str | None]  # cancel or pause, while running
+    fence: Mapped[int] = mapped_column(Integer)  # how often it was claimed: an older claim can write nothing
+    owner: Mapped[str | None]
+    lease_until: Mapped[float | None]
+    attempts: Mapped[int] = mapped_column(Integer)  # claims that ended badly without a new checkpoint
+    has_progressed: Mapped[bool] = mapped_column(Boolean)  # a checkpoint was stored under the present fence
+    events_offset: Mapped[int]  # bytes of the run's events.jsonl already taken over
+    event_sequence: Mapped[int]
+
+    progress: Mapped[Json]
+    metrics: Mapped[Json]
+    error: Mapped[Json | None]
+    model_id: Mapped[str | None]
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    first_step_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+
+
+class EventRow(Base):
+    """One line of a job's story. The sequence is taken in the transaction that writes the event."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    level: Mapped[str]
+    type: Mapped[str]  # message, metrics, checkpoint, status
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[Json]
+    created_at: Mapped[float]
+
+
+class MetricRow(Base):
+    """One value of one series. The key makes a step that is repeated after a resume overwrite itself."""
+
+    __tablename__ = "metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    value: Mapped[float]
+    created_at: Mapped[float]
+
+
+class CheckpointRow(Base):
+    """A checkpoint whose files are in the store and verified."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    fence: Mapped[int] = mapped_column(Integer)
+    step: Mapped[int]
+    epoch: Mapped[float]
+    folder: Mapped[str]
+    bytes: Mapped[int]
+    sha256: Mapped[str]  # of the manifest, which holds the sha256 of every file
+    metrics: Mapped[Json]
+    created_at: Mapped[float]
+
+
+class ModelRow(Base):
+    """A model: an artifact in the store."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    job_id: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    folder: Mapped[str]
+    base_folder: Mapped[str | None]  # the shared encoder of a model that stores only its head
+    description: Mapped[Json]  # minimand.json
+    bytes: Mapped[int]
+    extra: Mapped[Json] = mapped_column("metadata")
+    created_at: Mapped[float]

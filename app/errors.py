@@ -1,0 +1,66 @@
+"""What the service refuses, as exceptions. `app.http.errors` turns them into replies; nothing else does."""
+
+
+class ServiceError(Exception):
+    """A refusal a caller can act on.
+
+    `code` is the stable machine word, `status` the HTTP status, `param` a JSON pointer to what was wrong.
+    """
+
+    status = 400
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, code: str, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The error's body, the same for a reply and for a failed job."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
+
+class BadRequestError(ServiceError):
+    """The request could not be read."""
+
+
+class AuthenticationError(ServiceError):
+    """No key, or one that opens nothing."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class NotFoundError(ServiceError):
+    """No such thing in the caller's project."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class ConflictError(ServiceError):
+    """The thing exists, in a state that forbids what was asked."""
+
+    status = 409
+    type = "conflict_error"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """The body's kind isn't one this route reads."""
+
+    status = 415
+
+
+class InvalidInputError(ServiceError):
+    """The request was read, and asks for something that cannot be done."""
+
+    status = 422
+
+
+class UnavailableError(ServiceError):
+    """Nothing is wrong with the request: ask again later."""
+
+    status = 503
+    type = "unavailable_error"

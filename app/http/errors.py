@@ -1,0 +1,115 @@
+"""Every error leaves in one shape: {"error": {message, type, param, code}}. The only place that maps errors to HTTP."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from app.errors import AuthenticationError, InvalidInputError, ServiceError
+from ml.specs.errors import Problem, SpecError, explain
+
+log = logging.getLogger(__name__)
+
+CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, and where."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The shape of every error reply."""
+
+    error: ErrorDetail
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give every kind of failure its reply."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(SpecError, _spec_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected_error)
+
+
+def error_reply(error: ServiceError, status: int | None = None) -> JSONResponse:
+    """The reply for a refusal."""
+    headers = {}
+    if isinstance(error, AuthenticationError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return JSONResponse({"error": error.as_dict()}, status or error.status, headers)
+
+
+async def _service_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)
+    return error_reply(error)
+
+
+def _refuse(problems: list[Problem], status: int = 422) -> JSONResponse:
+    first, rest = problems[0], problems[1:]
+    message = first.message
+    if rest:
+        message += " Also: " + " ".join(f"{p.pointer or '/'}: {p.message}" for p in rest[:5])
+    return error_reply(InvalidInputError(message, code=first.code, param=first.pointer), status)
+
+
+async def _spec_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SpecError)
+    return _refuse(list(error.problems))
+
+
+async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems: list[Problem] = []
+    for one in error.errors():
+        place, *location = one["loc"]
+        if one["type"] == "json_invalid":
+            return _refuse(explain([{**one, "loc": ()}], None), 400)
+        if place == "body":
+            problems += explain([{**one, "loc": tuple(location)}], error.body)
+        else:  # query, path, header: named, as there is no document to point into
+            found = explain([{**one, "loc": tuple(location)}], dict.fromkeys(location))
+            problems += [Problem(str(location[-1]) if location else str(place), p.message, p.code) for p in found]
+    return _refuse(problems)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"There is nothing at {request.url.path}."
+    elif error.status_code == 405:
+        message = f"{request.url.path} does not answer {request.method}."
+    elif error.status_code == 413:
+        message = "The body is larger than this route accepts."
+    body: dict[str, Any] = {
+        "message": message,
+        "type": "not_found_error" if error.status_code == 404 else "invalid_request_error",
+        "param": None,
+        "code": CODES.get(error.status_code, "bad_request"),
+    }
+    return JSONResponse({"error": body}, error.status_code, error.headers)
+
+
+async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    log.error("unhandled error in %s %s", request.method, request.url.path, exc_info=error)
+    body = {
+        "message": "The service failed on this request. The fault is logged under the x-request-id of this reply.",
+        "type": "server_error",
+        "param": None,
+        "code": "internal_error",
+    }
+    # This handler runs outside every middleware, so it sets the id itself.
+    headers = {"x-request-id": request_id} if (request_id := request.scope.get("request_id")) else None
+    return JSONResponse({"error": body}, 500, headers)

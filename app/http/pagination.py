@@ -1,0 +1,71 @@
+"""Lists: a cursor is the id of the last item seen, so rows that come and go neither repeat nor hide others."""
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from fastapi import Depends, Query
+from pydantic import BaseModel
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+Item = TypeVar("Item", bound=BaseModel)
+Order = Literal["asc", "desc"]
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class PageRequest(BaseModel):
+    """What part of a list is asked for."""
+
+    after: str | None = None
+    limit: int = 20
+    order: Order = "desc"
+
+    def page(self, items: list[Any], *, has_more: bool) -> dict[str, Any]:
+        """Wrap items that were already cut to the limit."""
+        ids = [item.id if hasattr(item, "id") else item["id"] for item in items]
+        return {
+            "object": "list",
+            "data": items,
+            "has_more": has_more,
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+        }
+
+
+def _page_request(default: Order) -> Any:
+    def read(
+        after: Annotated[str | None, Query(description="Continue after the item with this id.")] = None,
+        limit: Annotated[int, Query(ge=1, le=100, description="Items a page.")] = 20,
+        order: Annotated[Order, Query(description="asc: oldest first; desc: newest first.")] = default,
+    ) -> PageRequest:
+        return PageRequest(after=after, limit=limit, order=order)
+
+    return Depends(read)
+
+
+NewestFirst = Annotated[PageRequest, _page_request("desc")]
+OldestFirst = Annotated[PageRequest, _page_request("asc")]
+
+
+def fetch_page(
+    session: Session, query: Select[Any], key: InstrumentedAttribute[Any], request: PageRequest, after: Any = None
+) -> tuple[list[Any], bool]:
+    """Run a query over rows ordered by a time-sortable key.
+
+    `after` is the cursor in the key's own type where that is not the id itself. Returns the rows and whether more
+    follow.
+    """
+    cursor = request.after if after is None else after
+    if cursor is not None:
+        query = query.where(key > cursor if request.order == "asc" else key < cursor)
+    query = query.order_by(key.asc() if request.order == "asc" else key.desc()).limit(request.limit + 1)
+    rows = list(session.scalars(query))
+    return rows[: request.limit], len(rows) > request.limit

@@ -1,0 +1,40 @@
+"""The services a process is made of, and how a route gets at them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+if TYPE_CHECKING:
+    from app.base_models.service import BaseModelService
+    from app.datasets.service import DatasetService
+    from app.db.session import Database
+    from app.jobs.service import JobService
+    from app.keys.service import KeyService
+    from app.models.service import ModelService
+    from app.predictions.service import PredictionService
+    from app.queue import JobQueue
+    from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """One of each, built in `app.main` and nowhere else."""
+
+    settings: "Settings"
+    database: "Database"
+    queue: "JobQueue"
+    keys: "KeyService"
+    base_models: "BaseModelService"
+    datasets: "DatasetService"
+    jobs: "JobService"
+    models: "ModelService"
+    predictions: "PredictionService"
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Wired = Annotated[Services, Depends(_services)]

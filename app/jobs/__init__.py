@@ -1,0 +1,1 @@
+"""Jobs: one table, one state machine, whatever the kind of work."""

@@ -1,0 +1,342 @@
+"""All SQL on jobs, their events, metrics and checkpoints. The state machine lives in the WHERE clauses here.
+
+A worker's write names the fence of its claim and touches no row once another claim was made. Lease times are the
+database's own clock, given as `now`.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, case, delete, func, literal, null, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
+from app.http.pagination import PageRequest, fetch_page
+from app.jobs.states import Wish
+
+Now = ColumnElement[float] | float
+
+
+class LostClaimError(Exception):
+    """The job was claimed again, or ended: whoever holds the old fence must stop and write nothing."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job taken by a worker."""
+
+    job_id: str
+    fence: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event to append."""
+
+    type: str
+    message: str
+    data: dict[str, Any]
+    level: str = "info"
+    created_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Released:
+    """A job that left a worker's hands without an end of its own."""
+
+    job_id: str
+    queue: str
+    status: str
+
+
+# ------------------------------------------------------------------------------------------------ claim, beat, release
+
+
+def claim_next(
+    session: Session, *, queue: str, kinds: Sequence[str], owner: str, lease: float, now: Now
+) -> Claim | None:
+    """Take the oldest eligible job of a queue; None when there is none."""
+    oldest = (
+        select(JobRow.id)
+        .where(JobRow.status == "queued", JobRow.wanted.is_(None), JobRow.queue == queue, JobRow.kind.in_(kinds))
+        .order_by(JobRow.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    row = session.execute(
+        update(JobRow)
+        .where(JobRow.id == oldest)
+        .values(
+            status="running",
+            fence=JobRow.fence + 1,
+            owner=owner,
+            lease_until=now + lease,
+            has_progressed=False,
+            events_offset=0,
+            started_at=func.coalesce(JobRow.started_at, now),
+        )
+        .returning(JobRow.id, JobRow.fence)
+    ).first()
+    if row is None:
+        return None
+    claim = Claim(row.id, row.fence)
+    append_events(session, claim.job_id, [status_event("claimed", f"claimed by {owner}", fence=claim.fence)])
+    return claim
+
+
+def renew_lease(session: Session, claim: Claim, *, lease: float, now: Now) -> Wish | None:
+    """Keep a claim for another lease, and hear what is wanted of the job. Raises LostClaimError."""
+    row = session.execute(
+        update(JobRow).where(*_held(claim)).values(lease_until=now + lease).returning(JobRow.wanted)
+    ).first()
+    if row is None:
+        raise LostClaimError(claim.job_id)
+    wanted: Wish | None = row.wanted
+    return wanted
+
+
+def release(session: Session, claim: Claim, *, charge: bool, cap: int, reason: str, now: Now) -> Released | None:
+    """Give a job back after its trainer died (charge) or was asked to stop; None when the claim was lost."""
+    released = _let_go(session, _held(claim), charge=charge, cap=cap, reason=reason, now=now)
+    return released[0] if released else None
+
+
+def reconcile(session: Session, *, cap: int, now: Now) -> list[Released]:
+    """Give back every job whose worker let its lease run out."""
+    expired = (JobRow.status == "running", JobRow.lease_until < now)
+    return _let_go(session, expired, charge=True, cap=cap, reason="its worker's lease ran out", now=now)
+
+
+def _let_go(
+    session: Session, where: Iterable[ColumnElement[bool]], *, charge: bool, cap: int, reason: str, now: Now
+) -> list[Released]:
+    """RELEASE and RECONCILE are this one statement: charge an attempt if due, then carry out what was wanted."""
+    due = case((JobRow.has_progressed.is_(True), 0), else_=1) if charge else literal(0)
+    attempts = JobRow.attempts + due
+    is_spent = attempts >= cap
+    error = {
+        "message": f"{cap} attempts ended without a new checkpoint; the last one because {reason}. "
+        "See the job's events.",
+        "type": "job_error",
+        "param": None,
+        "code": "too_many_attempts",
+    }
+    ends = or_(JobRow.wanted == "cancel", JobRow.wanted.is_(None) & is_spent)
+    rows = session.execute(
+        update(JobRow)
+        .where(*where)
+        .values(
+            attempts=attempts,
+            status=case(
+                (JobRow.wanted == "cancel", "cancelled"),
+                (JobRow.wanted == "pause", "paused"),
+                (is_spent, "failed"),
+                else_="queued",
+            ),
+            error=case((JobRow.wanted.is_(None) & is_spent, literal(error, JobRow.error.type)), else_=null()),
+            finished_at=case((ends, now), else_=null()),
+            owner=None,
+            lease_until=None,
+            wanted=None,
+        )
+        .returning(JobRow.id, JobRow.queue, JobRow.status)
+    ).all()
+    released = [Released(row.id, row.queue, row.status) for row in rows]
+    for one in released:
+        word = "requeued" if one.status == "queued" else one.status
+        append_events(session, one.job_id, [status_event(word, f"{word}: {reason}")])
+    return released
+
+
+def finish(session: Session, claim: Claim, *, status: str, now: Now, **values: Any) -> None:
+    """End a running job. It wins over what was wanted. Raises LostClaimError, and then the caller's work is void."""
+    row = session.execute(
+        update(JobRow)
+        .where(*_held(claim))
+        .values(status=status, finished_at=now, owner=None, lease_until=None, wanted=None, **values)
+        .returning(JobRow.id)
+    ).first()
+    if row is None:
+        raise LostClaimError(claim.job_id)
+
+
+def take_over(session: Session, claim: Claim, events: Sequence[Event], **values: Any) -> None:
+    """Write a running job's own columns (progress, offset, …) and events. Raises LostClaimError."""
+    row = session.execute(update(JobRow).where(*_held(claim)).values(**values).returning(JobRow.id)).first()
+    if row is None:
+        raise LostClaimError(claim.job_id)
+    append_events(session, claim.job_id, events)
+
+
+def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return JobRow.id == claim.job_id, JobRow.fence == claim.fence, JobRow.status == "running"
+
+
+# ------------------------------------------------------------------------------------------------------------- wishes
+
+
+def end_waiting(session: Session, job_id: str, *, now: Now) -> bool:
+    """Cancel a job that no worker holds."""
+    return _change(session, job_id, ("queued", "paused"), status="cancelled", wanted=None, finished_at=now)
+
+
+def pause_waiting(session: Session, job_id: str) -> bool:
+    """Pause a job that no worker holds yet."""
+    return _change(session, job_id, ("queued",), status="paused")
+
+
+def queue_again(session: Session, job_id: str) -> bool:
+    """Let a paused job wait for a worker again."""
+    return _change(session, job_id, ("paused",), status="queued")
+
+
+def wish(session: Session, job_id: str, wanted: Wish | None) -> bool:
+    """Tell the worker of a running job what is wanted; a wish to cancel is never overwritten."""
+    row = session.execute(
+        update(JobRow)
+        .where(JobRow.id == job_id, JobRow.status == "running", or_(JobRow.wanted.is_(None), JobRow.wanted == "pause"))
+        .values(wanted=wanted)
+        .returning(JobRow.id)
+    ).first()
+    return row is not None
+
+
+def _change(session: Session, job_id: str, statuses: Sequence[str], **values: Any) -> bool:
+    row = session.execute(
+        update(JobRow).where(JobRow.id == job_id, JobRow.status.in_(statuses)).values(**values).returning(JobRow.id)
+    ).first()
+    return row is not None
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def find(session: Session, project_id: str, job_id: str) -> JobRow | None:
+    """A project's job."""
+    return session.scalar(select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id))
+
+
+def get_claimed(session: Session, claim: Claim) -> JobRow:
+    """The job behind a claim. Raises LostClaimError."""
+    row = session.scalar(select(JobRow).where(*_held(claim)))
+    if row is None:
+        raise LostClaimError(claim.job_id)
+    return row
+
+
+def list_jobs(
+    session: Session, project_id: str, page: PageRequest, *, filters: Mapping[str, str], metadata: Mapping[str, str]
+) -> tuple[list[JobRow], bool]:
+    """One page of a project's jobs. filters: column → value, and `status` as it is shown."""
+    query: Select[Any] = select(JobRow).where(JobRow.project_id == project_id)
+    for name, value in filters.items():
+        is_status = name == "status"
+        query = _where_status(query, value) if is_status else query.where(getattr(JobRow, name) == value)
+    for key, value in metadata.items():
+        query = query.where(JobRow.extra[key].as_string() == value)
+    return fetch_page(session, query, JobRow.id, page)
+
+
+def _where_status(query: Select[Any], shown: str) -> Select[Any]:
+    wishes = {"cancelling": "cancel", "pausing": "pause"}
+    if shown in wishes:
+        return query.where(JobRow.status == "running", JobRow.wanted == wishes[shown])
+    query = query.where(JobRow.status == shown)
+    return query.where(JobRow.wanted.is_(None)) if shown == "running" else query
+
+
+# --------------------------------------------------------------------------------------- events, metrics, checkpoints
+
+
+def status_event(reason: str, message: str, **data: Any) -> Event:
+    """An event of type status."""
+    return Event("status", message, {"reason": reason, **data})
+
+
+def append_events(session: Session, job_id: str, events: Sequence[Event]) -> None:
+    """Append events. Their sequence comes from the job's row, in this transaction: no gap is filled late."""
+    if not events:
+        return
+    last = session.scalar(
+        update(JobRow)
+        .where(JobRow.id == job_id)
+        .values(event_sequence=JobRow.event_sequence + len(events))
+        .returning(JobRow.event_sequence)
+    )
+    assert last is not None, f"job {job_id} is gone"
+    for sequence, event in enumerate(events, last - len(events) + 1):
+        session.add(
+            EventRow(
+                job_id=job_id,
+                sequence=sequence,
+                level=event.level,
+                type=event.type,
+                message=event.message,
+                data=event.data,
+                created_at=event.created_at or time.time(),
+            )
+        )
+    session.flush()
+
+
+def list_events(session: Session, job_id: str, page: PageRequest, after: int | None) -> tuple[list[EventRow], bool]:
+    """One page of a job's events; `after` is the sequence of the last one seen."""
+    return fetch_page(session, select(EventRow).where(EventRow.job_id == job_id), EventRow.sequence, page, after)
+
+
+def put_metrics(session: Session, job_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write metric values; a step that is repeated after a resume overwrites itself."""
+    if not rows:
+        return
+    newest = {(row["name"], row["step"]): {"job_id": job_id, **row} for row in rows}
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    statement = insert(MetricRow).values(list(newest.values()))
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["job_id", "name", "step"],
+            set_={"value": statement.excluded.value, "created_at": statement.excluded.created_at},
+        )
+    )
+
+
+def list_metrics(
+    session: Session, job_id: str, page: PageRequest, *, name: str | None, after: tuple[str, int] | None
+) -> tuple[list[MetricRow], bool]:
+    """One page of a job's metrics, series by series, each in the order of its steps."""
+    query = select(MetricRow).where(MetricRow.job_id == job_id)
+    if name is not None:
+        query = query.where(MetricRow.name == name)
+    key, is_ascending = tuple_(MetricRow.name, MetricRow.step), page.order == "asc"
+    if after is not None:
+        query = query.where(key > after if is_ascending else key < after)
+    columns = (MetricRow.name, MetricRow.step)
+    query = query.order_by(*(column.asc() if is_ascending else column.desc() for column in columns))
+    rows = list(session.scalars(query.limit(page.limit + 1)))
+    return rows[: page.limit], len(rows) > page.limit
+
+
+def add_checkpoint(session: Session, claim: Claim, row: CheckpointRow, events: Sequence[Event]) -> None:
+    """Record a checkpoint whose files are in the store. Raises LostClaimError."""
+    take_over(session, claim, events, has_progressed=True)
+    session.add(row)
+    session.flush()
+
+
+def newest_checkpoints(session: Session, job_id: str) -> list[CheckpointRow]:
+    """A job's checkpoints, the highest step first."""
+    query = select(CheckpointRow).where(CheckpointRow.job_id == job_id)
+    return list(session.scalars(query.order_by(CheckpointRow.step.desc(), CheckpointRow.id.desc())))
+
+
+def list_checkpoints(session: Session, job_id: str, page: PageRequest) -> tuple[list[CheckpointRow], bool]:
+    """One page of a job's checkpoints."""
+    return fetch_page(session, select(CheckpointRow).where(CheckpointRow.job_id == job_id), CheckpointRow.id, page)
+
+
+def delete_checkpoint(session: Session, checkpoint_id: str) -> None:
+    """Forget a checkpoint."""
+    session.execute(delete(CheckpointRow).where(CheckpointRow.id == checkpoint_id))

@@ -1,0 +1,133 @@
+"""/v1/jobs."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from app.http.auth import Authenticated
+from app.http.idempotency import IdempotencyKey
+from app.http.metadata import MetadataFilter
+from app.http.pagination import NewestFirst, OldestFirst, Page
+from app.http.services import Wired
+from app.jobs.schemas import CheckpointBody, EventBody, JobBody, MetricBody
+from app.jobs.service import parse_event_id
+from app.jobs.stream import EventStream
+from ml.specs.job import JobSpec
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.post("", status_code=201, summary="Submit a training job")
+def create_job(
+    spec: Annotated[JobSpec, Body()],
+    caller: Authenticated,
+    services: Wired,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobBody:
+    """Check a spec against its dataset and queue it.
+
+    Only `dataset` is required. The reply holds the resolved spec: every default filled in. A spec that cannot work is
+    refused with 422 before anything is queued, with a JSON pointer to what is wrong and how to mend it.
+    """
+    row = services.jobs.submit(caller, spec, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{row.id}"
+    return JobBody.of(row)
+
+
+@router.get("", summary="List jobs")
+def list_jobs(
+    caller: Authenticated,
+    services: Wired,
+    page: NewestFirst,
+    metadata: MetadataFilter,
+    status: Annotated[str | None, Query(description="As shown in a job, e.g. running.")] = None,
+    dataset: Annotated[str | None, Query(description="Id of a dataset.")] = None,
+    kind: Annotated[str, Query(description="Kind of job.")] = "training",
+) -> Page[JobBody]:
+    """The project's jobs, the newest first. `metadata[key]=value` filters by your own pairs."""
+    wanted = {"kind": kind, "status": status, "dataset_id": dataset}
+    filters = {name: value for name, value in wanted.items() if value is not None}
+    rows, has_more = services.jobs.list_page(caller.project_id, page, filters=filters, metadata=metadata)
+    return Page[JobBody].model_validate(page.page([JobBody.of(row) for row in rows], has_more=has_more))
+
+
+@router.get("/{job_id}", summary="Get a job")
+def get_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
+    """A job: its status, how far it is, and what came of it."""
+    return JobBody.of(services.jobs.get(caller.project_id, job_id))
+
+
+@router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
+def cancel_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
+    """A waiting job ends at once; a running one as soon as its worker hears of it. 409 once it has ended."""
+    return JobBody.of(services.jobs.cancel(caller.project_id, job_id))
+
+
+@router.post("/{job_id}/pause", status_code=202, summary="Pause a job")
+def pause_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
+    """A running job writes a checkpoint and frees its worker."""
+    return JobBody.of(services.jobs.pause(caller.project_id, job_id))
+
+
+@router.post("/{job_id}/resume", status_code=202, summary="Resume a paused job")
+def resume_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
+    """A paused job goes on from its newest checkpoint, to the same result as if it had never stopped."""
+    return JobBody.of(services.jobs.resume(caller.project_id, job_id))
+
+
+@router.get(
+    "/{job_id}/events",
+    summary="List or stream a job's events",
+    response_model=Page[EventBody],
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        204: {"description": "A stream that was asked to go on after the job's last event: nothing more will come."},
+    },
+)
+async def list_job_events(
+    job_id: str,
+    caller: Authenticated,
+    services: Wired,
+    page: OldestFirst,
+    accept: Annotated[str, Header(description="text/event-stream for a stream.")] = "application/json",
+    last_event_id: Annotated[str | None, Header(description="Where a stream goes on.")] = None,
+) -> Any:
+    """What happened, in order. With `Accept: text/event-stream` the same events come as they happen, to the last.
+
+    `Last-Event-ID` (as browsers send it) and `after` mean the same.
+    """
+    after = parse_event_id(last_event_id or page.after)
+    if "text/event-stream" not in accept:
+        rows, has_more, _ = await run_in_threadpool(services.jobs.events, caller.project_id, job_id, page, after)
+        return page.page([EventBody.of(row) for row in rows], has_more=has_more)
+    await run_in_threadpool(services.jobs.get, caller.project_id, job_id)  # a 404 must come before the stream begins
+    stream = EventStream(services.jobs, caller.project_id, job_id, after)
+    if await stream.is_exhausted():
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+@router.get("/{job_id}/metrics", summary="List a job's metrics")
+def list_job_metrics(
+    job_id: str,
+    caller: Authenticated,
+    services: Wired,
+    page: OldestFirst,
+    name: Annotated[str | None, Query(description="One series, e.g. train/loss.")] = None,
+) -> Page[MetricBody]:
+    """Every value of every series, series by series, each in the order of its steps."""
+    rows, has_more = services.jobs.metrics(caller.project_id, job_id, page, name=name)
+    return Page[MetricBody].model_validate(page.page([MetricBody.of(row) for row in rows], has_more=has_more))
+
+
+@router.get("/{job_id}/checkpoints", summary="List a job's checkpoints")
+def list_job_checkpoints(
+    job_id: str, caller: Authenticated, services: Wired, page: OldestFirst
+) -> Page[CheckpointBody]:
+    """The stored states a job would resume from: the newest ones are kept."""
+    rows, has_more = services.jobs.checkpoints(caller.project_id, job_id, page)
+    return Page[CheckpointBody].model_validate(page.page([CheckpointBody.of(row) for row in rows], has_more=has_more))

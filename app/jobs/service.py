@@ -1,0 +1,207 @@
+"""Jobs as a caller sees them: submit, look, wish. Workers go through the repository, under a fence.
+
+It knows no HTTP and no torch.
+"""
+
+import time
+from collections.abc import Mapping
+
+from sqlalchemy.orm import Session
+
+from app.base_models.service import BaseModelService
+from app.datasets import repository as datasets
+from app.datasets.service import DatasetService
+from app.db.session import Database
+from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
+from app.errors import BadRequestError, ConflictError, NotFoundError
+from app.http.idempotency import create_once, find_created, idempotency_of
+from app.http.pagination import PageRequest
+from app.ids import new_id
+from app.jobs import repository
+from app.jobs.repository import status_event
+from app.jobs.states import ENDED, shown_status
+from app.keys.service import Caller
+from app.queue import JobQueue
+from ml.resolve import Resolved, needed_headers, resolve
+from ml.specs.errors import SpecError, refuse
+from ml.specs.job import JobSpec
+
+
+class JobService:
+    """The rules of jobs."""
+
+    def __init__(
+        self,
+        database: Database,
+        queue: JobQueue,
+        datasets: DatasetService,
+        base_models: BaseModelService,
+        *,
+        training_queue: str,
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._datasets = datasets
+        self._base_models = base_models
+        self._training_queue = training_queue
+
+    def submit(self, caller: Caller, spec: JobSpec, idempotency_key: str | None) -> JobRow:
+        """Check a spec against its dataset and queue it. Raises SpecError; what it returns is stored."""
+        idempotency = idempotency_of(caller, idempotency_key, spec.model_dump(mode="json"))
+        with self._database.read() as session:
+            if (earlier := find_created(session, JobRow, idempotency)) is not None:
+                return earlier
+        row = self._new_row(caller, self._resolve(caller, spec))
+
+        def insert(session: Session) -> JobRow:
+            # The dataset may have been deleted since it was read; from here on the job keeps it.
+            if datasets.find_for_update(session, caller.project_id, spec.dataset) is None:
+                raise _no_dataset(spec)
+            session.add(row)
+            session.flush()
+            repository.append_events(session, row.id, [status_event("queued", "queued")])
+            return row
+
+        stored = create_once(self._database, JobRow, idempotency, insert)
+        if stored.id == row.id:
+            self._queue.wake(stored.queue)
+        return stored
+
+    def get(self, project_id: str, job_id: str) -> JobRow:
+        """A project's job. Raises NotFoundError."""
+        with self._database.read() as session:
+            return self._find(session, project_id, job_id)
+
+    def list_page(
+        self, project_id: str, page: PageRequest, *, filters: Mapping[str, str], metadata: Mapping[str, str]
+    ) -> tuple[list[JobRow], bool]:
+        """One page of a project's jobs."""
+        with self._database.read() as session:
+            return repository.list_jobs(session, project_id, page, filters=filters, metadata=metadata)
+
+    def cancel(self, project_id: str, job_id: str) -> JobRow:
+        """Cancel at once where no worker holds the job, else tell its worker. ConflictError once it has ended."""
+        with self._database.write() as session:
+            row = self._find(session, project_id, job_id)
+            if repository.end_waiting(session, job_id, now=self._database.now):
+                repository.append_events(session, job_id, [status_event("cancelled", "cancelled before it ran")])
+            elif not repository.wish(session, job_id, "cancel") and row.wanted != "cancel":
+                raise _illegal(row, "cancelled")
+            return self._reread(session, row)
+
+    def pause(self, project_id: str, job_id: str) -> JobRow:
+        """Keep a waiting job from starting, or have its worker write a checkpoint and let go."""
+        with self._database.write() as session:
+            row = self._find(session, project_id, job_id)
+            if repository.pause_waiting(session, job_id):
+                repository.append_events(session, job_id, [status_event("paused", "paused before it ran")])
+            elif row.status != "paused" and not repository.wish(session, job_id, "pause"):
+                raise _illegal(row, "paused")
+            return self._reread(session, row)
+
+    def resume(self, project_id: str, job_id: str) -> JobRow:
+        """Let a paused job go on from its newest checkpoint; withdraw a pause that has not been carried out."""
+        with self._database.write() as session:
+            row = self._find(session, project_id, job_id)
+            if repository.queue_again(session, job_id):
+                repository.append_events(session, job_id, [status_event("resumed", "waiting for a worker again")])
+            elif row.wanted != "pause" or not repository.wish(session, job_id, None):
+                raise _illegal(row, "resumed")
+            row = self._reread(session, row)
+        self._queue.wake(row.queue)
+        return row
+
+    def events(
+        self, project_id: str, job_id: str, page: PageRequest, after: int | None
+    ) -> tuple[list[EventRow], bool, bool]:
+        """One page of a job's events, whether more follow, and whether the job has ended (in the same moment)."""
+        with self._database.read() as session:
+            row = self._find(session, project_id, job_id)
+            events, has_more = repository.list_events(session, job_id, page, after)
+            return events, has_more, row.status in ENDED
+
+    def metrics(
+        self, project_id: str, job_id: str, page: PageRequest, *, name: str | None
+    ) -> tuple[list[MetricRow], bool]:
+        """One page of a job's metrics."""
+        with self._database.read() as session:
+            self._find(session, project_id, job_id)
+            return repository.list_metrics(session, job_id, page, name=name, after=_parse_metric_id(page.after))
+
+    def checkpoints(self, project_id: str, job_id: str, page: PageRequest) -> tuple[list[CheckpointRow], bool]:
+        """One page of a job's checkpoints."""
+        with self._database.read() as session:
+            self._find(session, project_id, job_id)
+            return repository.list_checkpoints(session, job_id, page)
+
+    def _resolve(self, caller: Caller, spec: JobSpec) -> Resolved:
+        base = self._base_models.get(spec.model)
+        try:
+            dataset = self._datasets.get_row(caller.project_id, spec.dataset)
+        except NotFoundError as error:
+            raise _no_dataset(spec) from error
+        facts = self._datasets.facts(dataset)
+        return resolve(spec, facts, base, self._datasets.read_column_values(dataset, needed_headers(spec, facts)))
+
+    def _new_row(self, caller: Caller, resolved: Resolved) -> JobRow:
+        spec = resolved.spec
+        return JobRow(
+            id=new_id("job"),
+            project_id=caller.project_id,
+            kind="training",
+            queue=self._training_queue,
+            name=spec.name,
+            dataset_id=spec.dataset,
+            spec=spec.model_dump(mode="json"),
+            warnings=list(resolved.warnings),
+            extra=spec.metadata,
+            status="queued",
+            fence=0,
+            attempts=0,
+            has_progressed=False,
+            events_offset=0,
+            event_sequence=0,
+            progress={},
+            metrics={},
+            created_at=time.time(),
+        )
+
+    def _find(self, session: Session, project_id: str, job_id: str) -> JobRow:
+        row = repository.find(session, project_id, job_id)
+        if row is None:
+            raise NotFoundError(f"There is no job '{job_id}'.", code="job_not_found")
+        return row
+
+    @staticmethod
+    def _reread(session: Session, row: JobRow) -> JobRow:
+        session.refresh(row)
+        return row
+
+
+def _no_dataset(spec: JobSpec) -> SpecError:
+    return refuse("/dataset", f"there is no dataset '{spec.dataset}'.", "dataset_not_found")
+
+
+def _illegal(row: JobRow, what: str) -> ConflictError:
+    return ConflictError(
+        f"Job '{row.id}' is {shown_status(row.status, row.wanted)} and cannot be {what}.", code="illegal_transition"
+    )
+
+
+def _parse_metric_id(after: str | None) -> tuple[str, int] | None:
+    if after is None:
+        return None
+    name, _, step = after.rpartition("@")
+    if not name or not step.isdigit():
+        raise BadRequestError(f"'after' is '{after}', which is no metric's id.", code="invalid_cursor", param="after")
+    return name, int(step)
+
+
+def parse_event_id(after: str | None) -> int | None:
+    """The sequence behind an event's id. Raises BadRequestError."""
+    if after is None:
+        return None
+    digits = after.removeprefix("evt_")
+    if digits == after or not digits.isdigit() or len(digits) > 18:
+        raise BadRequestError(f"'after' is '{after}', which is no event's id.", code="invalid_cursor", param="after")
+    return int(digits)

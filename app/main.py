@@ -1,0 +1,89 @@
+"""create_app(): builds the services and mounts the routes. Wiring, nothing else."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app.base_models.routes import router as base_model_routes
+from app.base_models.service import BaseModelService
+from app.datasets.routes import router as dataset_routes
+from app.datasets.service import DatasetService
+from app.db.session import Database
+from app.http.docs import DESCRIPTION, TAGS, install_docs
+from app.http.errors import ErrorBody, install_error_handlers
+from app.http.health import router as health_routes
+from app.http.request_id import RequestIdMiddleware
+from app.http.services import Services
+from app.jobs.reconciler import Reconciler
+from app.jobs.routes import router as job_routes
+from app.jobs.service import JobService
+from app.keys.service import KeyService
+from app.models.routes import router as model_routes
+from app.models.service import ModelService
+from app.predictions.routes import router as prediction_routes
+from app.predictions.service import PredictionService
+from app.queue import JobQueue
+from app.settings import Settings
+from app.storage import FileStore
+
+
+def build_services(settings: Settings) -> Services:
+    """Everything a serving process is made of."""
+    database = Database(settings.resolved_database_url)
+    store = FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
+    base_models = BaseModelService(settings.base_models)
+    datasets = DatasetService(database, store, settings)
+    models = ModelService(database, store, settings.scratch)
+    queue = JobQueue(settings.broker_url)
+    return Services(
+        settings=settings,
+        database=database,
+        queue=queue,
+        keys=KeyService(database),
+        base_models=base_models,
+        datasets=datasets,
+        jobs=JobService(database, queue, datasets, base_models, training_queue=settings.training_queue),
+        models=models,
+        predictions=PredictionService(models, cache_size=settings.model_cache_size, threads=settings.inference_threads),
+    )
+
+
+def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
+    """The web application. role: api for everything, inference for predictions alone."""
+    services = build_services(settings)
+    reconciler = Reconciler(services.database, services.queue, settings) if role == "api" else None
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if reconciler:
+            reconciler.start()
+        yield
+        if reconciler:
+            reconciler.stop()
+        services.predictions.close()
+        services.database.close()
+
+    app = FastAPI(
+        title="Minimand",
+        version="0.1.0",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        max_body_size=settings.max_body_bytes,
+        responses={code: {"model": ErrorBody} for code in (401, 404, 422)},
+    )
+    app.state.services = services
+    app.add_middleware(RequestIdMiddleware)
+    install_error_handlers(app)
+    install_docs(app)
+    app.include_router(health_routes)
+    if role == "api":
+        app.include_router(dataset_routes(settings))
+        app.include_router(base_model_routes)
+        app.include_router(job_routes)
+        app.include_router(model_routes)
+    app.include_router(prediction_routes)
+    return app

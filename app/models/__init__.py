@@ -1,0 +1,1 @@
+"""Models: what a finished job leaves behind."""

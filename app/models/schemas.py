@@ -1,0 +1,65 @@
+"""Bodies of models."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.db.tables import ModelRow
+
+
+class Serving(BaseModel):
+    """How a model is served."""
+
+    format: str = Field(description="onnx-float32; other formats may come.")
+    reason: str
+
+
+class ModelBody(BaseModel):
+    """A trained classifier."""
+
+    id: str = Field(examples=["mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718"])
+    object: Literal["model"] = "model"
+    name: str
+    job_id: str
+    task: str
+    labels: list[str]
+    base_model: str
+    loss: dict[str, Any]
+    metrics: dict[str, dict[str, float]]
+    serving: Serving
+    bytes: int = Field(description="Of its own files; a shared encoder is not counted.")
+    created_at: float
+    metadata: dict[str, str]
+
+    @classmethod
+    def of(cls, row: ModelRow) -> "ModelBody":
+        """The body of a row."""
+        description = row.description
+        return cls(
+            id=row.id,
+            name=row.name,
+            job_id=row.job_id,
+            task=description["task"],
+            labels=description["labels"],
+            base_model=description["base_model"],
+            loss=description["spec"]["loss"],
+            metrics=description["metrics"],
+            serving=Serving(format="onnx-float32", reason="float32 is the format this model was exported in"),
+            bytes=row.bytes,
+            created_at=row.created_at,
+            metadata=row.extra,
+        )
+
+
+class ModelReport(BaseModel):
+    """How well a model did, label by label, on the test part (or validation, where there was no test part)."""
+
+    id: str
+    object: Literal["model.report"] = "model.report"
+    metrics: dict[str, dict[str, float]]
+    labels: dict[str, dict[str, float]]
+
+    @classmethod
+    def of(cls, row: ModelRow) -> "ModelReport":
+        """The report of a row."""
+        return cls(id=row.id, metrics=row.description["metrics"], labels=row.description["report"])

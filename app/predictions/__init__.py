@@ -1,0 +1,1 @@
+"""Predictions: a text in, labels and scores out."""

@@ -1,0 +1,17 @@
+"""POST /v1/predictions."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from app.http.auth import Authenticated
+from app.http.services import Wired
+from app.predictions.schemas import Prediction, PredictionRequest
+
+router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
+
+
+@router.post("", summary="Classify texts", response_model=Prediction)
+async def predict(request: PredictionRequest, caller: Authenticated, services: Wired) -> Any:
+    """The label, its probability, and the probability of every label, for one text or for a list."""
+    return await services.predictions.predict(caller, request)

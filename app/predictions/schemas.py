@@ -1,0 +1,65 @@
+"""Bodies of predictions."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_TEXTS = 1024
+MAX_TEXT_CHARACTERS = 100_000
+
+TextInput = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)]
+
+
+class TextPair(BaseModel):
+    """Two texts that belong together."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: TextInput
+    text_pair: TextInput
+
+
+class PredictionRequest(BaseModel):
+    """What to classify, and with which model."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {"model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718", "input": "Where is my parcel?"},
+                {"model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718", "input": ["Where is my parcel?", "I want a refund."]},
+            ]
+        },
+    )
+
+    model: str = Field(min_length=1, max_length=200, description="A model's id.")
+    input: TextInput | TextPair | list[TextInput | TextPair] = Field(
+        description=f"One text, one pair, or a list of up to {MAX_TEXTS} of them."
+    )
+
+
+class PredictionResult(BaseModel):
+    """The answer to one text."""
+
+    label: str
+    score: float = Field(description="Probability of the label.")
+    scores: dict[str, float] = Field(description="Probability of every label.")
+
+
+class Timings(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    queue: float
+    tokenize: float
+    inference: float
+
+
+class Prediction(BaseModel):
+    """The answers, in the order of the input."""
+
+    id: str = Field(examples=["pred_019a8f3c2b7e5f0a1b2c3d4e5f60718"])
+    object: Literal["prediction"] = "prediction"
+    model: str
+    results: list[PredictionResult]
+    timings_ms: Timings

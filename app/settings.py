@@ -1,0 +1,82 @@
+"""One Settings class, read from `MINIMAND_*` variables once per process and passed in."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set. Sizes are in bytes and times in seconds, as the names say."""
+
+    model_config = SettingsConfigDict(env_prefix="MINIMAND_", extra="ignore", frozen=True)
+
+    home: Path = Field(
+        Path(".minimand"), description="Folder for the database, files, logs and the embedded broker (local disk)."
+    )
+    host: str = Field("127.0.0.1", description="Address the API binds to. Loopback unless you say otherwise.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
+
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL, e.g. postgresql+psycopg://user:secret@host/db. Default: SQLite in the home."
+    )
+    broker_url: str | None = Field(
+        None, description="redis:// URL of Redis or Valkey. Default: an embedded Valkey that `minimand up` starts."
+    )
+    storage_url: str | None = Field(
+        None, description="Where files live: a folder or any fsspec URL, e.g. s3://bucket/prefix. Default: in the home."
+    )
+    base_models: dict[str, Path] = Field(
+        default_factory=dict,
+        description='Local encoder folders by name, as JSON: {"bert-zh": "/models/bert-base-chinese"}. '
+        "`minilm` is always there.",
+    )
+
+    max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest JSON body.")
+    max_upload_bytes: int = Field(2_000_000_000, ge=1_000, description="Largest upload, as sent.")
+    max_dataset_bytes: int = Field(8_000_000_000, ge=1_000, description="Largest upload after decompression.")
+    max_dataset_rows: int = Field(10_000_000, ge=1, description="Most rows in a dataset.")
+    parse_timeout_seconds: float = Field(600, gt=0, description="How long parsing one upload may take.")
+    parse_memory_bytes: int = Field(2_000_000_000, ge=500_000_000, description="Address space of the parsing process.")
+
+    lease_seconds: float = Field(60, gt=0, description="How long a worker owns a job without renewing its lease.")
+    poll_seconds: float = Field(10, gt=0, description="How often an idle worker looks for work without being woken.")
+    progress_timeout_seconds: float = Field(
+        1800, gt=0, description="A trainer that reports nothing for this long is stopped and its job tried again."
+    )
+    stop_timeout_seconds: float = Field(
+        60, gt=0, description="How long a trainer may take to write its last checkpoint when asked to stop."
+    )
+    max_attempts: int = Field(3, ge=1, description="Attempts without a new checkpoint before a job fails.")
+    keep_checkpoints: int = Field(2, ge=2, description="Newest checkpoints kept of each job.")
+    training_queue: str = Field("cpu", pattern="^(cpu|gpu)$", description="Queue new training jobs go to.")
+    devices: str = Field(
+        "auto", description="What a worker trains on: auto, cpu, or GPU numbers such as 0,1. One training slot each."
+    )
+    trainer_threads: int = Field(0, ge=0, description="Threads of a CPU trainer; 0 takes every core.")
+    trainer_memory_bytes: int = Field(0, ge=0, description="Address space of a CPU trainer; 0 sets no limit.")
+    trainer_nice: int = Field(10, ge=0, le=19, description="How far a trainer on shared cores steps back (nice).")
+
+    model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")
+    inference_threads: int = Field(0, ge=0, description="Threads of a forward pass; 0 takes every core.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's URL, with the embedded default filled in."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'minimand.sqlite3'}"
+
+    @property
+    def resolved_storage_url(self) -> str:
+        """The file store's URL, with the embedded default filled in."""
+        return self.storage_url or str(self.home.resolve() / "files")
+
+    @property
+    def admin_key_path(self) -> Path:
+        """Where the first admin key is written, readable by its owner alone."""
+        return self.home.resolve() / "admin.key"
+
+    @property
+    def scratch(self) -> Path:
+        """Local disk for uploads being parsed and runs being trained; never shared between hosts."""
+        return self.home.resolve() / "scratch"

@@ -1,0 +1,106 @@
+"""Files, by key, in a folder or an object store (fsspec). It knows bytes and folders, and no resource.
+
+A file appears whole or not at all: it is written under another name, flushed to disk and then renamed. In a folder
+that is published, `manifest.json` goes last, so a folder without one was never finished.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import fsspec
+
+MANIFEST = "manifest.json"
+CHUNK_BYTES = 1 << 20
+
+
+class FileStore:
+    """Files under one root."""
+
+    def __init__(self, url: str, cache: Path) -> None:
+        self._fs, root = fsspec.core.url_to_fs(url)
+        self._root = root.rstrip("/")
+        self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+        self._cache = cache
+
+    def put_file(self, source: Path, key: str) -> None:
+        """Copy a local file into the store, atomically and durably."""
+        path = self._path(key)
+        if not self._is_local:
+            self._fs.put_file(str(source), path)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".tmp-{uuid4().hex}")
+        try:
+            shutil.copyfile(source, temporary)
+            _flush(temporary)
+            temporary.replace(target)
+            _flush(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put_folder(self, source: Path, key: str) -> None:
+        """Copy a local folder into the store, its manifest last."""
+        files = sorted(p for p in source.rglob("*") if p.is_file())
+        for path in sorted(files, key=lambda p: p == source / MANIFEST):
+            self.put_file(path, f"{key}/{path.relative_to(source).as_posix()}")
+
+    def local_path(self, key: str) -> Path:
+        """Where a file or a published folder can be read on this machine, fetched first if the store is remote.
+
+        What is stored under a key never changes, so a fetched copy stays good.
+        """
+        path = self._path(key)
+        if self._is_local:
+            if not Path(path).exists():
+                raise FileNotFoundError(key)
+            return Path(path)
+        target = self._cache / key
+        if not target.exists():
+            if not self._fs.exists(path):
+                raise FileNotFoundError(key)
+            temporary = target.with_name(f".tmp-{uuid4().hex}")
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            self._fs.get(path, str(temporary), recursive=self._fs.isdir(path))
+            try:
+                temporary.replace(target)
+            except OSError:  # another process fetched the same folder meanwhile
+                shutil.rmtree(temporary, ignore_errors=True)
+        return target
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Read a file in pieces."""
+        with self._fs.open(self._path(key), "rb") as file:
+            while piece := file.read(CHUNK_BYTES):
+                yield piece
+
+    def exists(self, key: str) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self._fs.exists(self._path(key)))
+
+    def delete(self, key: str) -> None:
+        """Remove a file or a folder; one that isn't there is no error."""
+        path = self._path(key)
+        if self._fs.exists(path):
+            self._fs.rm(path, recursive=True)
+        if not self._is_local:
+            cached = self._cache / key
+            shutil.rmtree(cached, ignore_errors=True)
+            if cached.is_file():
+                cached.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> str:
+        if not key or key.startswith("/") or ".." in key.split("/"):
+            raise ValueError(f"not a storage key: {key!r}")
+        return f"{self._root}/{key}"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

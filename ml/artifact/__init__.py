@@ -1,0 +1,1 @@
+"""The saved folder: manifest, description, reading and verifying. Torch-free."""

@@ -1,0 +1,69 @@
+"""minimand.json: what a model is and how its scores are read. Serving reads it and never guesses."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ml.tasks.text_classification import TextClassificationTask
+
+DESCRIPTION = "minimand.json"
+ONNX, HEAD = "model.onnx", "head.safetensors"
+
+# Fixed texts, of no user, that every artifact carries its answers to: lengths and scripts vary.
+PROBE_TEXTS = (
+    "ok",
+    "The parcel came a day early and everything in it was intact.",
+    "¿Dónde está mi pedido? Lo espero desde el lunes.",
+    "订单还没有发货，请帮我查一下。",
+    "Numbers: 3.14, 2,000 and 10^6; e-mail a@b.example; #tag 🙂",
+    "a long line " * 60,
+)
+
+
+class Probe(BaseModel):
+    """The trained network's answers to PROBE_TEXTS, in float32."""
+
+    logits: list[list[float]]
+    tolerance: float  # the largest difference a loaded model may show
+
+
+class Description(BaseModel):
+    """What an artifact says of itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: Literal[1] = 1
+    task: Literal["text_classification"]
+    labels: list[str]
+    activation: Literal["softmax"]  # how logits become probabilities; the loss decides
+    max_length: int
+    pad_id: int
+    inputs: list[str]  # of the ONNX file, in its order
+    base_model: str
+    base_sha256: str
+    head: Literal["native", "linear"]  # linear: a matrix over the shared encoder's vectors
+    loads_in_transformers: bool
+    metrics: dict[str, dict[str, float]]
+    report: dict[str, dict[str, float]]
+    spec: dict[str, Any]
+    dataset_sha256: str | None
+    train_rows: int
+    versions: dict[str, str]
+    probe: Probe
+
+    def build_task(self) -> TextClassificationTask:
+        """The task, which decodes scores."""
+        return TextClassificationTask(tuple(self.labels))
+
+
+def read_description(folder: Path) -> Description:
+    """Read an artifact's description."""
+    return Description.model_validate_json((folder / DESCRIPTION).read_bytes())
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Write it."""
+    text = json.dumps(description.model_dump(), indent=1, ensure_ascii=False)
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")

@@ -1,0 +1,116 @@
+"""Folders that are whole or not there: every file is hashed and flushed, the manifest goes last, then one rename.
+
+The same for checkpoints and artifacts. It knows files, not what is in them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+class DamagedFolderError(Exception):
+    """A folder that does not verify: it names the file and what is wrong with it."""
+
+
+@contextmanager
+def publish_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
+    """Give the block an empty folder to fill; then hash, flush, rename to `target`, and read it all back.
+
+    `facts` goes into the manifest. When the block fails nothing is left behind.
+    """
+    temporary = target.with_name(f".tmp-{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        files = {path.relative_to(temporary).as_posix(): _describe(path, flush=True) for path in _files(temporary)}
+        manifest = temporary / MANIFEST
+        manifest.write_text(json.dumps({**facts, "files": files}, indent=1, sort_keys=True))
+        _flush(manifest)
+        _flush(temporary)
+        temporary.rename(target)
+        _flush(target.parent)
+        verify_folder(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a published folder; DamagedFolderError when there is none to read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+            raise DamagedFolderError(f"{folder.name}/{MANIFEST} is not a manifest")
+    except (OSError, ValueError) as error:
+        raise DamagedFolderError(f"{folder.name} has no readable {MANIFEST}: {error}") from error
+    return manifest
+
+
+def verify_folder(folder: Path) -> dict[str, Any]:
+    """Check every file of a published folder against its manifest, and return the manifest."""
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        try:
+            found = _describe(folder / name, flush=False)
+        except OSError as error:
+            raise DamagedFolderError(f"{folder.name}/{name} cannot be read: {error}") from error
+        if found != expected:
+            raise DamagedFolderError(f"{folder.name}/{name} is not what was written: {found} instead of {expected}")
+    return manifest
+
+
+def folder_bytes(manifest: dict[str, Any]) -> int:
+    """Bytes of all files in a manifest."""
+    return sum(file["bytes"] for file in manifest["files"].values())
+
+
+def manifest_sha256(folder: Path) -> str:
+    """The digest of a folder's manifest, and so of all that is in the folder."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
+def newest_verified(folder: Path, refused: Callable[[str], None]) -> Path | None:
+    """The published folder with the highest step that verifies. `refused` hears of each one that does not."""
+    candidates: list[tuple[int, Path]] = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        try:
+            candidates.append((int(read_manifest(path)["step"]), path))
+        except (DamagedFolderError, KeyError, ValueError) as error:
+            refused(str(error))
+    for _, path in sorted(candidates, reverse=True):
+        try:
+            verify_folder(path)
+        except DamagedFolderError as error:
+            refused(str(error))
+        else:
+            return path
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _describe(path: Path, *, flush: bool) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if flush:
+            os.fsync(file.fileno())
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,21 @@
+"""Texts to token ids, the same way in training and in serving. Torch-free."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Encoding, Tokenizer
+
+Text = str | tuple[str, str]
+
+
+def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
+    """The folder's tokenizer.json, cutting at `max_length` tokens (the longer of a pair first) and never padding."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Encoding]:
+    """One encoding a text, or a pair of texts."""
+    return list(tokenizer.encode_batch(list(texts)))

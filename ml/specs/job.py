@@ -1,0 +1,167 @@
+"""The job spec: model + loss + training. The body of `POST /v1/jobs` is this class.
+
+It knows what is asked and the limits of each field; what fits a dataset is `ml.resolve`'s to say.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from ml.specs.base import Spec
+from ml.specs.losses import Loss
+
+MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+Metadata = Annotated[
+    dict[MetadataKey, MetadataValue],
+    Field(
+        max_length=16,
+        description="Your own notes: up to 16 pairs of text, keys up to 64 characters, values up to 512.",
+        examples=[{"team": "nlp"}],
+    ),
+]
+Count = Annotated[int, Field(ge=1)]
+
+
+class TextClassification(Spec):
+    """One label for each text, or for each pair of texts."""
+
+    type: Literal["text_classification"] = "text_classification"
+    labels: list[str] | None = Field(
+        None, min_length=2, description="Every label of the dataset, in the order you want. Default: sorted."
+    )
+
+    @model_validator(mode="after")
+    def _each_label_once(self) -> "TextClassification":
+        repeated = {label for label in self.labels or [] if (self.labels or []).count(label) > 1}
+        if repeated:
+            raise ValueError(f"labels names {', '.join(sorted(repeated))} more than once.")
+        return self
+
+
+class Split(Spec):
+    """How rows are divided. A dataset's split column comes first: a part it names is taken from it."""
+
+    validation: float = Field(0.1, ge=0, lt=1, description="Share of the rows for validation.")
+    test: float = Field(0.1, ge=0, lt=1, description="Share of the rows for the final test; 0 for none.")
+    stratify: bool = Field(True, description="Keep each label's share in every part.")
+    group_column: str | None = Field(
+        None, description="Rows with the same value in this column stay in one part (then nothing is stratified)."
+    )
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> "Split":
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation} and test {self.test} leave nothing to train on; "
+                "together they must be less than 1."
+            )
+        return self
+
+
+class FullTuning(Spec):
+    """Every parameter trains."""
+
+    type: Literal["full"]
+
+
+class FrozenTuning(Spec):
+    """The encoder stays as it is: each text is encoded once, and a linear head trains on the result."""
+
+    type: Literal["frozen"]
+
+
+Tuning = Annotated[FullTuning | FrozenTuning, Field(discriminator="type")]
+
+LearningRate = Annotated[
+    float | None,
+    Field(gt=0, le=10, description="Null: 1e-4 for encoders up to 512 wide, else 3e-5; 1e-2 for a frozen one."),
+]
+
+
+class AdamW(Spec):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    type: Literal["adamw"]
+    learning_rate: LearningRate = None
+    weight_decay: float = Field(0.01, ge=0, le=1, description="Spares biases and norms.")
+
+
+class Sgd(Spec):
+    """Stochastic gradient descent with momentum."""
+
+    type: Literal["sgd"]
+    learning_rate: LearningRate = None
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Spares biases and norms.")
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+
+Optimizer = Annotated[AdamW | Sgd, Field(discriminator="type")]
+
+
+class Schedule(Spec):
+    """The learning rate over the steps: warm-up, then constant or falling linearly to zero."""
+
+    type: Literal["linear", "constant"] = "linear"
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the rate rises from zero.")
+
+
+class EarlyStopping(Spec):
+    """Stop when validation no longer improves, and keep the best weights."""
+
+    metric: Literal["loss", "accuracy", "macro_f1"] = Field("macro_f1", description="Measured after each epoch.")
+    patience: int = Field(2, ge=1, le=1000, description="Epochs without improvement before stopping.")
+    min_delta: float = Field(0.0, ge=0, description="Least change that counts as an improvement.")
+
+
+class Training(Spec):
+    """How to train."""
+
+    epochs: int = Field(3, ge=1, le=1000)
+    max_steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after so many optimizer steps.")
+    batch_size: int = Field(32, ge=1, le=4096, description="Rows of one optimizer step, however it is cut.")
+    micro_batch_rows: int | None = Field(
+        None, ge=1, le=4096, description="Rows of one forward pass. Null: as many as a token budget allows."
+    )
+    max_length: int = Field(128, ge=4, le=8192, description="Tokens a text is cut at.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="Null: as the base model has it.")
+    optimizer: Optimizer = Field(AdamW(type="adamw"))
+    schedule: Schedule = Schedule()
+    max_grad_norm: float | None = Field(1.0, gt=0, description="Gradients are scaled down to this norm; null: never.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of the forward pass; auto takes bfloat16 where the processor has it. Losses: float32."
+    )
+    early_stopping: EarlyStopping | None = None
+    checkpoint_every_seconds: float = Field(60, ge=0, le=86_400)
+    seed: int = Field(17, ge=0, le=2**32 - 1)
+
+
+class JobSpec(Spec):
+    """A training job. Only `dataset` is required."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "support-intents",
+                    "model": "minilm",
+                    "dataset": "ds_019a8f3c2b7e5f0a1b2c3d4e5f60718",
+                    "loss": {"type": "focal", "gamma": 2.0},
+                    "training": {"epochs": 3, "batch_size": 32},
+                }
+            ]
+        }
+    )
+
+    name: str = Field("", max_length=200)
+    model: str = Field("minilm", min_length=1, max_length=200, description="A base model: see GET /v1/base_models.")
+    dataset: str = Field(min_length=1, max_length=200, description="Id of a dataset.")
+    task: TextClassification | None = Field(None, description="Null: found out from the dataset's columns.")
+    split: Split = Split()
+    loss: Loss | None = Field(
+        None,
+        description='A loss by its type, e.g. {"type": "focal", "gamma": 2}, or just its name. Null: cross_entropy.',
+    )
+    tuning: Tuning = Field(FullTuning(type="full"))
+    training: Training = Training()
+    metadata: Metadata = Field(default_factory=dict)

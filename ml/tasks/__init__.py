@@ -1,0 +1,1 @@
+"""What a learning task is: targets, decoding, metrics, meaning of a score. numpy only."""

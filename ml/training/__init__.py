@@ -1,0 +1,1 @@
+"""The training program: `python -m ml.training RUN_DIR`."""

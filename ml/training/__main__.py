@@ -1,0 +1,130 @@
+"""`python -m ml.training RUN_DIR`: train what the directory asks for, with or without the service around it.
+
+Exit status: 0 done · 75 stopped with a checkpoint · 77 out of memory by its own limit · 78 non-finite loss ·
+79 bad spec or data. A signal, or another status, is a crash.
+"""
+
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+from pathlib import Path
+
+# Before any library looks: nothing is fetched while training, whatever a config asks for.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it reports every new head as missing weights
+
+from ml.lifeline import tie_to_parent, watch_stdin
+from ml.specs.errors import SpecError
+from ml.training.errors import ExitCode, ExportError, NonFiniteLossError, StoppedError
+from ml.training.run import Placement, RunDirectory
+
+log = logging.getLogger("ml.training")
+
+
+def main(arguments: list[str]) -> int:
+    """Run, and turn the way it ended into an exit status."""
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        sys.stderr.write("usage: python -m ml.training RUN_DIR   (a folder with spec.json and data.csv)\n")
+        return 2
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    run = RunDirectory(Path(arguments[0]))
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    try:
+        placement = run.read_placement()
+        _settle_in(placement)
+        _train(run, placement, stopping)
+    except StoppedError as error:
+        log.info("%s", error)
+        return ExitCode.STOPPED
+    except SpecError as error:
+        run.fail("invalid_spec", error.problems[0].message, error.problems[0].pointer)
+        return _report(ExitCode.BAD_INPUT, error)
+    except NonFiniteLossError as error:
+        run.fail("non_finite_loss", str(error))
+        return _report(ExitCode.NON_FINITE_LOSS, error)
+    except ExportError as error:
+        run.fail("export_failed", str(error))
+        return _report(ExitCode.BAD_INPUT, error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        run.fail("out_of_memory", _memory_advice(error))
+        return _report(ExitCode.OUT_OF_MEMORY, error)
+    return ExitCode.DONE
+
+
+def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -> None:
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from ml.training.export import export_artifact
+    from ml.training.fit import fit
+    from ml.training.machine import look_around
+    from ml.training.prepare import prepare
+
+    disable_progress_bar()
+    prepared = prepare(run, placement)
+    for warning in prepared.resolved.warnings:
+        run.tell("message", warning, level="warning")
+    machine = look_around(prepared.spec.training, placement.threads)
+    torch.set_num_threads(machine.threads)
+    fingerprint = {
+        "spec": prepared.spec.model_dump(exclude={"name", "metadata"}),
+        "rows": len(prepared.tokens.lengths),
+        "dataset_sha256": placement.dataset_sha256,
+        "base_sha256": prepared.base_sha256,
+        "machine": machine.as_dict(),
+        "torch": torch.__version__,
+    }
+    run.tell(
+        "message",
+        f"{sum(prepared.resolved.train_counts.values())} training rows, {len(prepared.resolved.labels)} labels, "
+        f"{machine.device}, {machine.precision}, {machine.threads} threads",
+    )
+    fitted = fit(run, prepared, machine, fingerprint, stopping.is_set)
+    run.tell("message", "exporting")
+    export_artifact(
+        run, prepared, metrics=fitted.metrics, report=fitted.report, dataset_sha256=placement.dataset_sha256
+    )
+    run.tell("message", f"finished after {fitted.steps} steps", {"metrics": fitted.metrics})
+
+
+def _settle_in(placement: Placement) -> None:
+    if placement.parent_pid is not None:
+        tie_to_parent(
+            placement.parent_pid, signal_number=signal.SIGKILL
+        )  # a checkpoint is whole or not there: nothing to save
+        watch_stdin(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if placement.nice:
+        os.nice(placement.nice)
+    if placement.memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (placement.memory_bytes, placement.memory_bytes))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        sign in words for sign in ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+    )
+
+
+def _memory_advice(error: BaseException) -> str:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"the trainer ran out of memory ({first[:200]}). Lower training.max_length or training.micro_batch_rows, "
+        "or give the worker more (MINIMAND_TRAINER_MEMORY_BYTES)."
+    )
+
+
+def _report(code: ExitCode, error: BaseException) -> int:
+    log.error("%s", error)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped. safetensors and JSON, never pickle.
+
+It knows how to save and load a run's state, not when.
+"""
+
+import random
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ml.artifact.manifest import publish_folder, read_manifest
+from ml.training.early_stopping import Patience
+
+# The newest checkpoints kept in the run directory: one to fall back to, and one that may still be being copied away.
+KEPT = 3
+
+WEIGHTS, BEST, OPTIMIZER, RNG = "model.safetensors", "best.safetensors", "optimizer.safetensors", "rng.safetensors"
+
+
+@dataclass
+class Position:
+    """Where a run is. It is the JSON part of a checkpoint."""
+
+    step: int = 0  # optimizer steps made
+    epoch: int = 0  # epochs finished
+    step_in_epoch: int = 0
+    patience: Patience = field(default_factory=Patience)
+    validation: dict[str, float] = field(default_factory=dict)
+    is_finished: bool = False  # early stopping said so
+
+
+def save_checkpoint(
+    folder: Path,
+    network: nn.Module,
+    optimizer: Optimizer,
+    position: Position,
+    best: dict[str, Tensor] | None,
+    *,
+    fingerprint: dict[str, Any],
+    copied: list[Path],
+) -> Path:
+    """Write `folder/step-…` whole or not at all, and return it. `copied`: small files that make it complete."""
+    target = folder / f"step-{position.step:08d}"
+    if target.exists():  # the same step again, after a resume: what is there was verified
+        return target
+    facts = {"step": position.step, "position": asdict(position), "fingerprint": fingerprint, "python_rng": _python()}
+    with publish_folder(target, facts) as temporary:
+        save_file(_contiguous(trainable_state(network)), temporary / WEIGHTS)
+        save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
+        save_file(_rng_tensors(), temporary / RNG)
+        if best is not None:
+            save_file(_contiguous(best), temporary / BEST)
+        for path in copied:
+            shutil.copyfile(path, temporary / path.name)
+    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_checkpoint(
+    folder: Path, network: nn.Module, optimizer: Optimizer, fingerprint: dict[str, Any]
+) -> tuple[Position, dict[str, Tensor] | None]:
+    """Put a verified checkpoint back. Raises ValueError where the run it belongs to was another one."""
+    manifest = read_manifest(folder)
+    if differing := [key for key, value in fingerprint.items() if manifest["fingerprint"].get(key) != value]:
+        raise ValueError(f"{folder.name} is from a run with another {', '.join(differing)}")
+    network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    _restore_optimizer(optimizer, load_file(folder / OPTIMIZER))
+    _restore_rng(load_file(folder / RNG), manifest["python_rng"])
+    state = manifest["position"]
+    position = Position(**{**state, "patience": Patience(**state["patience"])})
+    return position, load_file(folder / BEST) if (folder / BEST).exists() else None
+
+
+def trainable_state(network: nn.Module) -> dict[str, Tensor]:
+    """The weights that change: those of trainable parameters, and every buffer that is saved."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+        if value is not None
+    }
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def _rng_tensors() -> dict[str, Tensor]:
+    states = {"torch": torch.get_rng_state()}
+    for i, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
+        states[f"cuda.{i}"] = state
+    return states
+
+
+def _python() -> dict[str, Any]:
+    """The generators of python and numpy, as JSON: other people's code draws from them."""
+    version, numbers, gauss = random.getstate()
+    name, keys, place, has_gauss, cached = np.random.get_state(legacy=True)
+    keys_list = [int(key) for key in keys]
+    return {"random": [version, list(numbers), gauss], "numpy": [name, keys_list, place, has_gauss, cached]}
+
+
+def _restore_rng(tensors: dict[str, Tensor], python: dict[str, Any]) -> None:
+    torch.set_rng_state(tensors["torch"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([tensors[f"cuda.{i}"] for i in range(len(tensors) - 1)])
+    version, numbers, gauss = python["random"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, place, has_gauss, cached = python["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), place, has_gauss, cached))

@@ -1,0 +1,173 @@
+"""From a trained network to an artifact: the folder that is served, downloaded and verified."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, Description, Probe, write_description
+from ml.artifact.manifest import publish_folder
+from ml.artifact.tokenizer import load_tokenizer
+from ml.data.tokens import TokenTable
+from ml.inference.classifier import OnnxClassifier, WrongAnswersError, open_session
+from ml.models.classifier import LinearHead, NativeClassifier
+from ml.models.outputs import Outputs
+from ml.training.errors import ExportError
+from ml.training.prepare import Prepared
+from ml.training.run import RunDirectory
+
+# DESIGN: float32 logits of the served file are within this of the trained network's.
+TOLERANCE = 1e-4
+_OPSET = 17
+# What a tokenizer may consist of besides tokenizer.json.
+_TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
+
+
+def export_artifact(
+    run: RunDirectory,
+    prepared: Prepared,
+    *,
+    metrics: dict[str, dict[str, float]],
+    report: dict[str, dict[str, float]],
+    dataset_sha256: str | None,
+) -> None:
+    """Write RUN_DIR/artifact (and RUN_DIR/base for a frozen run) and check its answers against the network's.
+
+    Raises ExportError when onnxruntime answers differently.
+    """
+    network = prepared.network.cpu().eval()
+    probe = prepared_probe(prepared)
+    inputs = list(probe.inputs_of(np.arange(1)))
+    described = Description(
+        task="text_classification",
+        labels=list(prepared.task.labels),
+        activation="softmax",
+        max_length=prepared.spec.training.max_length,
+        pad_id=probe.pad_id,
+        inputs=inputs,
+        base_model=prepared.spec.model,
+        base_sha256=prepared.base_sha256,
+        head="native" if isinstance(network, NativeClassifier) else "linear",
+        loads_in_transformers=isinstance(network, NativeClassifier),
+        metrics=metrics,
+        report=report,
+        spec=prepared.spec.model_dump(),
+        dataset_sha256=dataset_sha256,
+        train_rows=sum(prepared.resolved.train_counts.values()),
+        versions={name: version(name) for name in ("minimand", "torch", "transformers", "onnxruntime")},
+        probe=Probe(logits=_probe_logits(prepared, probe).tolist(), tolerance=TOLERANCE),
+    )
+    if prepared.encoder is not None:
+        _write_base(run.base, prepared, probe)
+    shutil.rmtree(run.artifact, ignore_errors=True)
+    with publish_folder(run.artifact, {"kind": "artifact"}) as folder:
+        write_description(folder, described)
+        if isinstance(network, LinearHead):
+            head = {"weight": network.linear.weight, "bias": network.linear.bias}
+            save_file({name: tensor.detach().contiguous() for name, tensor in head.items()}, folder / HEAD)
+            _check_answers(folder, run.base)
+        else:
+            network.model.save_pretrained(folder)
+            _copy_tokenizer(prepared.base, folder, prepared.spec.training.max_length)
+            _write_onnx(network, probe, folder / ONNX)
+            _check_answers(folder, folder)
+
+
+def prepared_probe(prepared: Prepared) -> TokenTable:
+    """The probe texts, tokenized as this run's texts are."""
+    return prepared.tokens.like(prepared.base, PROBE_TEXTS, prepared.spec.training.max_length)
+
+
+def _probe_logits(prepared: Prepared, probe: TokenTable) -> NDArray[np.float32]:
+    inputs = probe.inputs_of(np.arange(len(PROBE_TEXTS)))
+    with torch.no_grad():
+        if prepared.encoder is not None:
+            outputs = prepared.network(features=prepared.encoder.eval()(**inputs))
+        else:
+            outputs = prepared.network(**inputs)
+    return np.asarray(outputs.logits.numpy(), np.float32)
+
+
+def _write_base(folder: Path, prepared: Prepared, probe: TokenTable) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    assert prepared.encoder is not None
+    with publish_folder(folder, {"kind": "encoder", "base_sha256": prepared.base_sha256}) as temporary:
+        # Nothing here depends on the run: every head over this encoder finds the same folder.
+        _copy_tokenizer(prepared.base, temporary, None)
+        shutil.copyfile(prepared.base / "config.json", temporary / "config.json")
+        _write_onnx(prepared.encoder, probe, temporary / ONNX)
+
+
+class _Traceable(nn.Module):
+    """A network as the tracer wants it: tensors in by position, one tensor out."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = names
+
+    def forward(self, *tensors: Tensor) -> Any:
+        answer = self.network(**dict(zip(self.names, tensors, strict=True)))
+        return answer.logits if isinstance(answer, Outputs) else answer
+
+
+def _write_onnx(network: nn.Module, probe: TokenTable, file: Path) -> None:
+    """Trace a network into an ONNX file with free batch and length.
+
+    The tracing exporter takes about 1 s on MiniLM, the newer one 6 s; the answers are checked either way.
+    """
+    example = probe.inputs_of(np.arange(2))
+    axes = {0: "batch", 1: "length"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecation, and of shapes that are traced as constants on purpose
+        torch.onnx.export(
+            _Traceable(network.eval(), list(example)),
+            tuple(example.values()),
+            str(file),
+            input_names=list(example),
+            output_names=["output"],
+            dynamic_axes={**dict.fromkeys(example, axes), "output": {0: "batch"}},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _copy_tokenizer(base: Path, folder: Path, max_length: int | None) -> None:
+    """The base's tokenizer; with `max_length`, one that cuts there by itself, for whoever downloads the folder."""
+    for name in ("tokenizer.json", *_TOKENIZER_FILES):
+        if (base / name).exists():
+            shutil.copyfile(base / name, folder / name)
+    if max_length is None:
+        return
+    load_tokenizer(base, max_length).save(str(folder / "tokenizer.json"))
+    config = folder / "tokenizer_config.json"
+    settings = json.loads(config.read_text()) if config.exists() else {}
+    config.write_text(json.dumps({**settings, "model_max_length": max_length}, indent=1))
+
+
+def _check_answers(folder: Path, runtime: Path) -> None:
+    try:
+        OnnxClassifier(folder, runtime, open_session(runtime / ONNX, torch.get_num_threads()))
+    except WrongAnswersError as error:
+        raise ExportError(str(error)) from error
+
+
+def small_files(base: Path) -> Sequence[Path]:
+    """The config and tokenizer of a base: small, and with them a checkpoint is complete."""
+    return [base / name for name in ("config.json", "tokenizer.json") if (base / name).exists()]

@@ -1,0 +1,276 @@
+"""The training loop, top to bottom. It knows a prepared run and a machine; it reads no file and draws no network.
+
+What it tells (events, metrics, checkpoints) goes through the run directory; what stops it comes as a flag.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ml.artifact.manifest import newest_verified
+from ml.data.batches import Rows, plan_epoch, steps_per_epoch
+from ml.data.splits import Part
+from ml.training.checkpoint import Position, load_checkpoint, save_checkpoint, trainable_state
+from ml.training.errors import NonFiniteLossError, StoppedError
+from ml.training.export import small_files
+from ml.training.machine import Machine
+from ml.training.optimizers import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
+from ml.training.prepare import Prepared, encode_features, logits_of
+from ml.training.run import RunDirectory
+from ml.training.step import Examples, StepReport, backward_step
+
+# A series holds about this many points, the first and the last step among them.
+POINTS_PER_SERIES = 200
+PROGRESS_EVERY_SECONDS = 0.5
+
+
+@dataclass
+class Fitted:
+    """What training came to."""
+
+    metrics: dict[str, dict[str, float]]  # of each part that has rows
+    report: dict[str, dict[str, float]]  # by label, of the test part, else of the validation part
+    steps: int
+
+
+def fit(
+    run: RunDirectory, prepared: Prepared, machine: Machine, fingerprint: dict[str, Any], stop: Callable[[], bool]
+) -> Fitted:
+    """Train to the end, from the newest checkpoint that verifies if there is one.
+
+    Raises StoppedError once `stop()` is true and a checkpoint is written, NonFiniteLossError with the step.
+    """
+    loop = _Loop(run, prepared, machine, fingerprint, stop)
+    loop.resume()
+    while not loop.is_done:
+        loop.train_epoch()
+        loop.validate()
+    loop.take_best()
+    return loop.evaluate()
+
+
+class _Loop:
+    """The state that the loop's parts share."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        prepared: Prepared,
+        machine: Machine,
+        fingerprint: dict[str, Any],
+        stop: Callable[[], bool],
+    ) -> None:
+        self.run, self.prepared, self.machine, self.stop = run, prepared, machine, stop
+        self.fingerprint = fingerprint
+        self.training = prepared.spec.training
+        self.network = prepared.network.to(machine.device).train()
+        self.loss = prepared.loss.to(machine.device)
+        self.optimizer = build_optimizer(self.training.optimizer, self.network)
+        self.examples = self._examples()
+        self.train_rows = prepared.rows_of(Part.TRAIN)
+        self.validation_rows = prepared.rows_of(Part.VALIDATION)
+        self.steps_per_epoch = steps_per_epoch(len(self.train_rows), self.training.batch_size)
+        whole = self.steps_per_epoch * self.training.epochs
+        self.steps = min(whole, self.training.max_steps or whole)
+        self.position = Position()
+        self.best: dict[str, Tensor] | None = None
+        self.saved_at = self.told_at = self.begun_at = time.monotonic()
+        self.begun_step = 0
+        self.speed = _Speed()
+
+    def _examples(self) -> Examples:
+        if self.prepared.encoder is None:
+            return self.prepared.tokens
+
+        def told(done: int, rows: int) -> None:
+            if self.stop():
+                raise StoppedError("stopped while encoding the texts")
+            self.run.tell("progress", "encoding", {"step": 0, "encoded": done, "rows": rows})
+
+        return encode_features(self.prepared.encoder, self.prepared.tokens, self.machine, told)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no step is left to make."""
+        return self.position.is_finished or self.position.step >= self.steps
+
+    def resume(self) -> None:
+        """Go on from the newest good checkpoint, and say which; or from the beginning."""
+        folder = newest_verified(
+            self.run.checkpoints, lambda why: self.run.tell("message", f"checkpoint refused: {why}", level="warning")
+        )
+        if folder is None:
+            return
+        self.position, self.best = load_checkpoint(folder, self.network, self.optimizer, self.fingerprint)
+        self.begun_step = self.position.step
+        self.run.tell(
+            "status",
+            f"resumed from step {self.position.step}",
+            {"reason": "resumed", "checkpoint": folder.name, "step": self.position.step},
+        )
+
+    def train_epoch(self) -> None:
+        """Make the rest of the present epoch's steps."""
+        plan = plan_epoch(
+            self.train_rows, self.examples.lengths, self.training.batch_size, self.training.seed, self.position.epoch
+        )
+        for rows in plan[self.position.step_in_epoch :]:
+            if self.stop():
+                self.save()
+                raise StoppedError(f"stopped at step {self.position.step}")
+            if self.position.step >= self.steps:
+                return
+            self.make_step(rows)
+            if time.monotonic() - self.saved_at >= self.training.checkpoint_every_seconds:
+                self.save()
+        self.position.epoch += 1
+        self.position.step_in_epoch = 0
+
+    def make_step(self, rows: Rows) -> None:
+        """One optimizer step over these rows."""
+        assert self.training.optimizer.learning_rate is not None, "a resolved spec has a learning rate"
+        rate = self.training.optimizer.learning_rate * learning_rate_factor(
+            self.training.schedule, self.position.step, self.steps
+        )
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        report = backward_step(
+            self.network,
+            self.loss,
+            self.examples,
+            self.prepared.targets,
+            rows,
+            self.machine,
+            self.training.micro_batch_rows,
+        )
+        norm = float(clip_gradients(self.network, self.training.max_grad_norm))
+        if not (math.isfinite(report.loss) and math.isfinite(norm)):
+            raise NonFiniteLossError(
+                f"the loss became {report.loss} (gradient norm {norm}) at step {self.position.step + 1}. "
+                "Lower training.optimizer.learning_rate, or keep max_grad_norm at 1."
+            )
+        self.optimizer.step()
+        self.position.step += 1
+        self.position.step_in_epoch += 1
+        self.speed.add(report)
+        self.tell_step(report, norm, rate)
+
+    def tell_step(self, report: StepReport, norm: float, rate: float) -> None:
+        """Report progress twice a second, and metrics at the first, the last and every N-th step."""
+        step, now = self.position.step, time.monotonic()
+        every = max(1, self.steps // POINTS_PER_SERIES)
+        if step == 1 or step == self.steps or step % every == 0:
+            values = {
+                "train/loss": report.loss,
+                "train/grad_norm": norm,
+                "train/learning_rate": rate,
+                "train/padding_share": 1 - report.real_tokens / report.padded_tokens,
+                **self.speed.take(),
+            }
+            self.run.tell("metrics", f"step {step}: loss {report.loss:.4f}", {"step": step, "values": values})
+        if step == 1 or step == self.steps or now - self.told_at >= PROGRESS_EVERY_SECONDS:
+            self.told_at = now
+            progress = {
+                "step": step,
+                "steps": self.steps,
+                "epoch": round(step / self.steps_per_epoch, 3),
+                "epochs": self.training.epochs,
+                "eta_seconds": round((now - self.begun_at) / (step - self.begun_step) * (self.steps - step), 1),
+                "loss": report.loss,
+            }
+            self.run.tell("progress", f"step {step} of {self.steps}", progress)
+
+    def validate(self) -> None:
+        """Measure the validation part after an epoch, and decide whether to go on."""
+        if not len(self.validation_rows):
+            return
+        values = self.prepared.task.evaluate(*self._answers(self.validation_rows))
+        self.position.validation = values
+        step = self.position.step
+        self.run.tell(
+            "metrics",
+            f"epoch {self.position.epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()),
+            {"step": step, "values": {f"validation/{name}": value for name, value in values.items()}},
+        )
+        spec = self.training.early_stopping
+        if spec is None:
+            return
+        if self.position.patience.observe(spec, values[spec.metric], step):
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in trainable_state(self.network).items()}
+        elif self.position.patience.is_over(spec):
+            self.position.is_finished = True
+            best = self.position.patience
+            self.run.tell(
+                "message",
+                f"stopped early: {spec.metric} has not improved for {spec.patience} epochs since step {best.best_step}",
+            )
+
+    def take_best(self) -> None:
+        """Put the best weights back, where early stopping kept them."""
+        if self.best is not None:
+            self.network.load_state_dict(self.best, strict=False)
+
+    def evaluate(self) -> Fitted:
+        """Measure the final weights on each part that has rows."""
+        metrics: dict[str, dict[str, float]] = {}
+        report: dict[str, dict[str, float]] = {}
+        for name, rows in (("validation", self.validation_rows), ("test", self.prepared.rows_of(Part.TEST))):
+            if len(rows):
+                logits, targets = self._answers(rows)
+                metrics[name] = self.prepared.task.evaluate(logits, targets)
+                report = self.prepared.task.report(logits, targets)
+        if test := metrics.get("test"):
+            values = {f"test/{name}": value for name, value in test.items()}
+            said = ", ".join(f"{name} {value:.4f}" for name, value in test.items())
+            self.run.tell("metrics", f"test: {said}", {"step": self.position.step, "values": values})
+        return Fitted(metrics, report, self.position.step)
+
+    def save(self) -> None:
+        """Write a checkpoint, and say so."""
+        if self.position.step == 0:
+            return
+        folder = save_checkpoint(
+            self.run.checkpoints,
+            self.network,
+            self.optimizer,
+            self.position,
+            self.best,
+            fingerprint=self.fingerprint,
+            copied=list(small_files(self.prepared.base)),
+        )
+        self.saved_at = time.monotonic()
+        data = {
+            "folder": folder.name,
+            "step": self.position.step,
+            "epoch": self.position.step / self.steps_per_epoch,
+            "metrics": {f"validation/{name}": value for name, value in self.position.validation.items()},
+        }
+        self.run.tell("checkpoint", f"checkpoint at step {self.position.step}", data)
+
+    def _answers(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        targets = self.prepared.targets[torch.from_numpy(rows)].numpy()
+        return logits_of(self.network, self.examples, rows, self.machine), targets
+
+
+class _Speed:
+    """Rows and real tokens a second since the last report."""
+
+    def __init__(self) -> None:
+        self.since, self.rows, self.tokens = time.monotonic(), 0, 0
+
+    def add(self, report: StepReport) -> None:
+        self.rows += report.rows
+        self.tokens += report.real_tokens
+
+    def take(self) -> dict[str, float]:
+        seconds = max(time.monotonic() - self.since, 1e-9)
+        speed = {"train/rows_per_second": self.rows / seconds, "train/tokens_per_second": self.tokens / seconds}
+        self.since, self.rows, self.tokens = time.monotonic(), 0, 0
+        return speed

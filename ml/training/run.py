@@ -1,0 +1,80 @@
+"""A run directory: what a run is told, and what it tells. It knows files, and nothing of who reads them.
+
+RUN_DIR/spec.json       the job spec
+        rows.parquet    the rows, normalised, and facts.json, what is known of them
+        data.csv        or .tsv, .jsonl, .parquet: a run by hand brings this instead, and it is normalised first
+        run.json        where things are on this machine (optional)
+        events.jsonl    what happens, one JSON object a line
+        checkpoints/    one folder each
+        artifact/       the finished model
+        base/           the shared encoder, for a model that stores only its head
+        error.json      why it failed
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ml.data.ingest import IngestOptions, ingest
+from ml.specs.errors import refuse
+from ml.specs.facts import DatasetFacts
+
+
+class Placement(BaseModel):
+    """run.json: what this machine gives the run. Everything has a default, so that a run by hand needs none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_models: dict[str, Path] = {}
+    dataset_sha256: str | None = None
+    threads: int = 0
+    memory_bytes: int = 0
+    nice: int = 0
+    parent_pid: int | None = None  # the process whose end ends this run
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.checkpoints = self.path / "checkpoints"
+        self.artifact = self.path / "artifact"
+        self.base = self.path / "base"
+        self.rows = self.path / "rows.parquet"
+        self.facts = self.path / "facts.json"
+        self._events = self.path / "events.jsonl"
+
+    def read_spec(self) -> Any:
+        """The spec as it was given, not yet checked."""
+        return json.loads((self.path / "spec.json").read_bytes())
+
+    def read_placement(self) -> Placement:
+        """run.json, or its defaults."""
+        file = self.path / "run.json"
+        return Placement.model_validate_json(file.read_bytes()) if file.exists() else Placement()
+
+    def read_facts(self) -> DatasetFacts:
+        """What is known of the rows. A data file that was put here by hand is normalised first."""
+        if not self.facts.exists():
+            uploaded = sorted(self.path.glob("data.*"))
+            if not uploaded:
+                raise refuse(
+                    "/dataset", "the run directory holds neither facts.json with rows.parquet nor a data file."
+                )
+            self.facts.write_text(ingest(uploaded[0], self.rows, IngestOptions()).facts.model_dump_json())
+        return DatasetFacts.model_validate_json(self.facts.read_bytes())
+
+    def tell(self, kind: str, message: str, data: dict[str, Any] | None = None, *, level: str = "info") -> None:
+        """Append one event. kind: message, metrics, checkpoint, status or progress."""
+        event = {"type": kind, "level": level, "message": message, "data": data or {}, "created_at": time.time()}
+        with self._events.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+    def fail(self, code: str, message: str, param: str | None = None) -> None:
+        """Write why the run failed."""
+        body = {"message": message, "type": "job_error", "param": param, "code": code}
+        (self.path / "error.json").write_text(json.dumps(body, ensure_ascii=False))

@@ -1,0 +1,143 @@
+"""The `minimand` command. What `up` starts is tested end to end in tests/flows."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import main, redact_url
+from app.settings import Settings
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command with no settings but those given, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("MINIMAND_")]:
+        monkeypatch.delenv(name)
+    # The options write to the environment; what they add is taken out again.
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def invoke(*arguments: str, **environment: str) -> Result:
+        return CliRunner().invoke(main, arguments, env=environment)
+
+    return invoke
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    shown = run("--help")
+    assert shown.exit_code == 0
+    for command in ("up", "api", "worker", "inference", "migrate", "demo", "settings"):
+        assert f"\n  {command} " in shown.output
+    # A description that is cut short says too little.
+    assert "..." not in shown.output.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("command", ["up", "api", "worker", "inference", "migrate", "demo", "settings"])
+def test_every_command_takes_a_home(run: Run, command: str) -> None:
+    shown = run(command, "--help").output
+    assert "--home" in shown
+    assert ("--port" in shown) == (command in ("up", "api", "inference", "demo"))
+
+
+def test_importing_the_command_loads_nothing_heavy() -> None:
+    code = "import sys, app.cli; print(*{'pydantic', 'sqlalchemy', 'uvicorn', 'fastapi', 'celery'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
+
+
+def test_settings_lists_every_variable_with_its_description(run: Run) -> None:
+    shown = run("settings").output
+    for name, field in Settings.model_fields.items():
+        assert f"MINIMAND_{name.upper()} " in shown
+        assert field.description is not None
+        assert field.description in shown
+
+
+def test_settings_shows_values_in_force_beside_defaults(run: Run) -> None:
+    lines = run("settings", "--home", "elsewhere", MINIMAND_MAX_ATTEMPTS="7").output.splitlines()
+    assert ["MINIMAND_HOME", "elsewhere", ".minimand"] in [line.split()[:3] for line in lines]
+    assert ["MINIMAND_MAX_ATTEMPTS", "7", "3"] in [line.split()[:3] for line in lines]
+
+
+def test_settings_hides_passwords(run: Run) -> None:
+    shown = run(
+        "settings",
+        MINIMAND_DATABASE_URL="postgresql+psycopg://me:s3cret@host/db",
+        MINIMAND_BROKER_URL="redis://:s3cret@host:6379/0",
+    ).output
+    assert "s3cret" not in shown
+    assert "postgresql+psycopg://me:***@host/db" in shown
+    assert "redis://:***@host:6379/0" in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:p@ss/w:rd@host/0", "redis://:***@host/0"),
+        ("sentinel://:one@a:1;sentinel://:two@b:2", "sentinel://:***@b:2"),
+        ("postgresql://host/db?user=me&password=secret&x=1", "postgresql://host/db?user=me&password=***&x=1"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("plain", "plain"),
+    ],
+)
+def test_redaction_hides_too_much_rather_than_too_little(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
+
+
+def test_a_bad_variable_is_named_with_its_value(run: Run) -> None:
+    refused = run("settings", MINIMAND_PORT="eighty")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("MINIMAND_PORT is not usable: input should be a valid integer")
+    assert "(it is 'eighty')" in refused.stderr
+
+
+def test_a_bad_json_variable_is_named(run: Run) -> None:
+    refused = run("settings", MINIMAND_BASE_MODELS="bert=/models/bert")
+    assert refused.exit_code == 2
+    assert refused.stderr == "MINIMAND_BASE_MODELS isn't valid JSON.\n"
+
+
+def test_migrate_says_what_it_did_and_shows_the_admin_key_once(run: Run, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    first = run("migrate", "--home", str(home))
+    key = (home / "admin.key").read_text().strip()
+    assert first.exit_code == 0
+    assert "went from nothing to" in first.output
+    assert key in first.output
+    assert stat.S_IMODE((home / "admin.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+    second = run("migrate", "--home", str(home))
+    assert "is up to date" in second.output
+    assert key not in second.output
+
+
+def test_migrate_explains_a_database_that_does_not_answer(run: Run) -> None:
+    refused = run("migrate", MINIMAND_DATABASE_URL="postgresql+psycopg://me:s3cret@127.0.0.1:1/db")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("The database cannot be used now: ")
+    assert "s3cret" not in refused.stderr
+
+
+@pytest.mark.parametrize("role", ["api", "inference"])
+def test_serving_on_an_old_schema_is_refused_with_the_command_to_run(run: Run, tmp_path: Path, role: str) -> None:
+    refused = run(role, "--home", str(tmp_path / "home"), "--port", "0")
+    assert refused.exit_code == 1
+    assert "Run `minimand migrate`" in refused.stderr
+
+
+def test_up_on_a_taken_port_names_it_and_the_option(run: Run, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = run("up", "--home", str(tmp_path / "home"), "--port", str(port))
+    assert refused.exit_code == 1
+    assert f"port {port}" in refused.stderr
+    assert "--port" in refused.stderr

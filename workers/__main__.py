@@ -1,0 +1,53 @@
+"""`python -m workers`: a worker. Slots claim and run jobs; Celery rings; a thread reconciles."""
+
+import logging
+import sys
+
+from app.db.migrate import SchemaError, require_current
+from app.db.session import Database
+from app.jobs.reconciler import Reconciler
+from app.queue import JobQueue
+from app.settings import Settings
+from app.storage import FileStore
+from workers.celery_app import make_worker_app, serve
+from workers.devices import plan_slots, visible_gpus
+from workers.runner import Runner
+from workers.slots import Slots
+
+log = logging.getLogger("workers")
+
+
+def main() -> int:
+    """Run until asked to end; then every trainer writes a checkpoint first."""
+    settings = Settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if settings.broker_url is None:
+        sys.stderr.write("A worker needs a broker: set MINIMAND_BROKER_URL, or start everything with `minimand up`.\n")
+        return 1
+    database = Database(settings.resolved_database_url)
+    try:
+        require_current(database)
+    except SchemaError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    store = FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
+    queue = JobQueue(settings.broker_url)
+    plan = plan_slots(settings.devices, list_gpus=visible_gpus)
+    slots = Slots(plan, database, Runner(database, store, settings), queue, settings)
+    reconciler = Reconciler(database, queue, settings)
+    slots.start()
+    reconciler.start()
+    log.info("ready: %s", ", ".join(slots.names))
+    try:
+        # Celery exits by SystemExit; whatever ends it, the slots are stopped and waited for.
+        serve(make_worker_app(settings.broker_url, slots.ring, slots.stop), slots.queues)
+    finally:
+        slots.stop()
+        slots.join()
+        reconciler.stop()
+        database.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""What a worker trains on: a slot for each visible GPU, or one for the CPU. Torch-free."""
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one training at a time."""
+
+    name: str
+    queue: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_slots(devices: str, *, list_gpus: Callable[[], list[str]]) -> list[Slot]:
+    """The slots of a worker. devices: auto, cpu, or GPU numbers such as "0,1"."""
+    if devices == "cpu":
+        gpus: list[str] = []
+    elif devices == "auto":
+        gpus = list_gpus()
+    else:
+        gpus = [number.strip() for number in devices.split(",") if number.strip()]
+    if not gpus:
+        # An empty list hides the GPUs of a machine that has some.
+        return [Slot("cpu", "cpu", {"CUDA_VISIBLE_DEVICES": ""})]
+    return [Slot(f"gpu-{gpu}", "gpu", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
+
+
+def visible_gpus() -> list[str]:
+    """GPUs this process may use: those of CUDA_VISIBLE_DEVICES if it is set, else all that the driver lists."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [gpu for gpu in visible.split(",") if gpu.strip()]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],  # noqa: S607 - wherever the driver put it
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return listed.stdout.split()

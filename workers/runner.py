@@ -1,0 +1,361 @@
+"""One claimed job from its claim to its end: prepare, watch the child, carry what it tells into the database, finish.
+
+Every write names the claim's fence. When the claim is lost, or the database cannot be reached for most of a lease, the
+child is killed and nothing more is written: somebody else has the job by then.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Double, func, literal
+from sqlalchemy.orm import Session
+
+from app.datasets import repository as datasets
+from app.db.session import Database
+from app.db.tables import CheckpointRow, JobRow, ModelRow
+from app.errors import UnavailableError
+from app.ids import new_id
+from app.jobs import repository
+from app.jobs.repository import Claim, Event, LostClaimError, Released, status_event
+from app.settings import Settings
+from app.storage import FileStore
+from ml.artifact.description import read_description
+from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
+from workers.child import TrainerProcess
+from workers.events import EventTail
+
+log = logging.getLogger(__name__)
+
+Written = TypeVar("Written")
+
+LOOK_EVERY_SECONDS = 0.1
+WRITE_EVERY_SECONDS = 1.0
+
+# ml.training's exit statuses: a trainer that ends with one of these has said why, and trying again would not help.
+DONE, STOPPED = 0, 75
+FINAL = (77, 78, 79)
+
+
+class Runner:
+    """Runs claimed jobs, one at a time."""
+
+    def __init__(self, database: Database, store: FileStore, settings: Settings) -> None:
+        self._database = database
+        self._store = store
+        self._settings = settings
+
+    def run(self, claim: Claim, environment: Mapping[str, str], stopping: threading.Event) -> Released | None:
+        """Run one job to its end, or until it is given back; None when it ended or the claim was lost."""
+        folder = self._settings.scratch / "runs" / claim.job_id / str(claim.fence)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            return _Run(self._database, self._store, self._settings, claim, folder).carry_out(environment, stopping)
+        except LostClaimError:
+            log.warning("job %s fence %d: the claim was lost", claim.job_id, claim.fence)
+            return None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Run:
+    """What one run shares between its steps."""
+
+    def __init__(self, database: Database, store: FileStore, settings: Settings, claim: Claim, folder: Path) -> None:
+        self.database, self.store, self.settings = database, store, settings
+        self.claim, self.folder = claim, folder
+        self.prefix = f"jobs/{claim.job_id}/{claim.fence}"
+        self.tail = EventTail(folder / "events.jsonl")
+        self.checkpoint_ids: dict[str, str] = {}  # by folder name in the run directory
+        self.wanted: str | None = None
+        self.renewed_at = self.told_at = time.monotonic()
+
+    def carry_out(self, environment: Mapping[str, str], stopping: threading.Event) -> Released | None:
+        try:
+            job = self.prepare()
+        except (OSError, DamagedFolderError) as error:
+            return self.release(charge=True, reason=f"its files could not be made ready: {error}")
+        trainer = TrainerProcess(self.folder, environment)
+        try:
+            status, reason = self.watch(trainer, stopping)
+        finally:
+            trainer.kill()
+        if status == DONE:
+            return self.publish(job)
+        if status in FINAL:
+            self.fail(_read_error(self.folder, status))
+            return None
+        is_graceful = status == STOPPED or stopping.is_set() or self.wanted is not None
+        return self.release(charge=not is_graceful, reason=reason or _how_it_ended(status))
+
+    # ------------------------------------------------------------------------------------------------------- before
+
+    def prepare(self) -> JobRow:
+        """Lay out the run directory: spec, rows, facts, the newest checkpoints."""
+        with self.database.read() as session:
+            job = repository.get_claimed(session, self.claim)
+            dataset = datasets.find(session, job.project_id, job.dataset_id)
+            checkpoints = repository.newest_checkpoints(session, job.id)[: self.settings.keep_checkpoints]
+        if dataset is None:
+            raise FileNotFoundError(f"dataset {job.dataset_id}")
+        _write_json(self.folder / "spec.json", job.spec)
+        _write_json(self.folder / "facts.json", dataset.facts)
+        (self.folder / "rows.parquet").symlink_to(self.store.local_path(dataset.file))
+        _write_json(
+            self.folder / "run.json",
+            {
+                "base_models": {name: str(path) for name, path in self.settings.base_models.items()},
+                "dataset_sha256": dataset.sha256,
+                "threads": self.settings.trainer_threads,
+                "memory_bytes": self.settings.trainer_memory_bytes if job.queue == "cpu" else 0,
+                "nice": self.settings.trainer_nice,
+                "parent_pid": os.getpid(),
+            },
+        )
+        for checkpoint in checkpoints:
+            name = f"step-{checkpoint.step:08d}"
+            if name not in self.checkpoint_ids and self.store.exists(checkpoint.folder):
+                shutil.copytree(self.store.local_path(checkpoint.folder), self.folder / "checkpoints" / name)
+                self.checkpoint_ids[name] = checkpoint.id
+        return job
+
+    # ------------------------------------------------------------------------------------------------------- during
+
+    def watch(self, trainer: TrainerProcess, stopping: threading.Event) -> tuple[int, str | None]:
+        """Tail, renew and stop until the child has ended. Returns its status, and why we ended it if we did."""
+        stop_by: float | None = None
+        reason: str | None = None
+        heard_at = time.monotonic()
+        while (status := trainer.poll()) is None:
+            time.sleep(LOOK_EVERY_SECONDS)
+            now = time.monotonic()
+            if now - self.told_at >= WRITE_EVERY_SECONDS and self.take_over_events():
+                heard_at = now
+            self.renew(now)
+            if stop_by is None and (stopping.is_set() or self.wanted is not None):
+                reason = "the worker was asked to stop" if self.wanted is None else f"it was asked to {self.wanted}"
+                stop_by = now + self.settings.stop_timeout_seconds
+                trainer.ask_to_stop()
+            elif stop_by is not None and now > stop_by:
+                return trainer.kill(), f"{reason}, and its trainer did not stop within the time for it"
+            elif now - heard_at > self.settings.progress_timeout_seconds:
+                seconds = self.settings.progress_timeout_seconds
+                return trainer.kill(), f"its trainer made no progress for {seconds:g} s"
+        self.take_over_events()
+        return status, reason
+
+    def renew(self, now: float) -> None:
+        """Keep the lease; end ourselves (LostClaimError) before it ends when the database cannot be reached."""
+        lease = self.settings.lease_seconds
+        if now - self.renewed_at < lease / 4:
+            return
+        try:
+            with self.database.write() as session:
+                self.wanted = repository.renew_lease(session, self.claim, lease=lease, now=self.database.now)
+            self.renewed_at = now
+        except UnavailableError as error:
+            if time.monotonic() - self.renewed_at > 0.75 * lease:
+                raise LostClaimError(self.claim.job_id) from error
+            log.warning("job %s: the lease could not be renewed, trying again", self.claim.job_id)
+
+    def take_over_events(self) -> bool:
+        """Carry what the child told into the database, in one transaction. True when there was anything."""
+        self.told_at = time.monotonic()
+        lines, offset = self.tail.read()
+        if not lines:
+            return False
+        told = _Told(self.checkpoint_ids)
+        for line in lines:
+            if line["type"] == "checkpoint":
+                self.store_checkpoint(line)
+            else:
+                told.take(line)
+        try:
+            with self.database.write() as session:
+                repository.take_over(session, self.claim, told.events, events_offset=offset, **told.columns)
+                repository.put_metrics(session, self.claim.job_id, told.metrics)
+        except UnavailableError:
+            return True  # the offset stays: the same lines are taken next time
+        self.tail.offset = offset
+        return True
+
+    def store_checkpoint(self, line: dict[str, Any]) -> None:
+        """Upload a checkpoint, manifest last, then its row; forget the oldest."""
+        name, data = line["data"]["folder"], line["data"]
+        source = self.folder / "checkpoints" / name
+        if name in self.checkpoint_ids or not source.exists():
+            return  # stored before, or already replaced by newer ones
+        checkpoint_id = new_id("ckpt")
+        key = f"{self.prefix}/checkpoints/{checkpoint_id}"
+        try:
+            self.store.put_folder(source, key)
+            row = CheckpointRow(
+                id=checkpoint_id,
+                job_id=self.claim.job_id,
+                fence=self.claim.fence,
+                step=data["step"],
+                epoch=data["epoch"],
+                folder=key,
+                bytes=folder_bytes(verify_folder(source)),
+                sha256=manifest_sha256(source),
+                metrics=data["metrics"],
+                created_at=line["created_at"],
+            )
+            event = Event("checkpoint", line["message"], {"checkpoint_id": checkpoint_id, "step": data["step"]})
+            with self.database.write() as session:
+                repository.add_checkpoint(session, self.claim, row, [event])
+        except LostClaimError:
+            self.store.delete(key)
+            raise
+        except (OSError, DamagedFolderError, UnavailableError) as error:
+            self.store.delete(key)
+            log.warning("job %s: checkpoint %s was not stored: %s", self.claim.job_id, name, error)
+            return
+        self.checkpoint_ids[name] = checkpoint_id
+        self.forget_old_checkpoints()
+
+    def forget_old_checkpoints(self) -> None:
+        with self.database.write() as session:
+            old = repository.newest_checkpoints(session, self.claim.job_id)[self.settings.keep_checkpoints :]
+            for row in old:
+                repository.delete_checkpoint(session, row.id)
+        for row in old:
+            self.store.delete(row.folder)
+
+    # -------------------------------------------------------------------------------------------------------- after
+
+    def publish(self, job: JobRow) -> Released | None:
+        """Verify and upload the artifact, then end the job and insert the model in one transaction."""
+        artifact, base = self.folder / "artifact", self.folder / "base"
+        try:
+            manifest = verify_folder(artifact)
+            description = read_description(artifact)
+            base_key = self.store_base(base, description.base_sha256) if description.head == "linear" else None
+            key = f"{self.prefix}/artifact"
+            self.store.put_folder(artifact, key)
+        except (OSError, DamagedFolderError) as error:
+            return self.release(charge=True, reason=f"its model could not be stored: {error}")
+        model = ModelRow(
+            id=new_id("mdl"),
+            project_id=job.project_id,
+            job_id=job.id,
+            name=job.name or job.id,
+            folder=key,
+            base_folder=base_key,
+            description=description.model_dump(),
+            bytes=folder_bytes(manifest),
+            extra=job.extra,
+            created_at=time.time(),
+        )
+
+        def finish(session: Session) -> None:
+            repository.finish(
+                session,
+                self.claim,
+                status="succeeded",
+                now=self.database.now,
+                model_id=model.id,
+                metrics=description.metrics,
+            )
+            session.add(model)
+            session.flush()
+            repository.append_events(session, job.id, [status_event("succeeded", "succeeded", model_id=model.id)])
+
+        try:
+            self.persist(finish)
+        except LostClaimError:
+            self.store.delete(key)
+            raise
+        return None
+
+    def store_base(self, folder: Path, sha256: str) -> str:
+        """Upload a shared encoder once. Its key names its content, so who comes second finds the same."""
+        key = f"bases/{sha256}"
+        if not self.store.exists(f"{key}/manifest.json"):
+            verify_folder(folder)
+            self.store.put_folder(folder, key)
+        return key
+
+    def fail(self, error: dict[str, Any]) -> None:
+        """End the job with an error that trying again would not mend."""
+        event = Event("status", f"failed: {error['message']}", {"reason": "failed", "code": error["code"]}, "error")
+
+        def finish(session: Session) -> None:
+            repository.finish(session, self.claim, status="failed", now=self.database.now, error=error)
+            repository.append_events(session, self.claim.job_id, [event])
+
+        self.persist(finish)
+
+    def release(self, *, charge: bool, reason: str) -> Released | None:
+        """Give the job back."""
+        cap = self.settings.max_attempts
+        return self.persist(
+            lambda session: repository.release(
+                session, self.claim, charge=charge, cap=cap, reason=reason, now=self.database.now
+            )
+        )
+
+    def persist(self, write: Callable[[Session], Written]) -> Written:
+        """Carry out a last write, again and again while the database is away and the lease still ours."""
+        while True:
+            try:
+                with self.database.write() as session:
+                    return write(session)
+            except UnavailableError as error:
+                if time.monotonic() - self.renewed_at > 0.75 * self.settings.lease_seconds:
+                    raise LostClaimError(self.claim.job_id) from error
+                time.sleep(0.5)
+
+
+class _Told:
+    """Lines of events.jsonl, sorted into what the database holds: events, metrics, and columns of the job."""
+
+    def __init__(self, checkpoint_ids: Mapping[str, str]) -> None:
+        self._checkpoint_ids = checkpoint_ids
+        self.events: list[Event] = []
+        self.metrics: list[dict[str, Any]] = []
+        self.columns: dict[str, Any] = {}
+
+    def take(self, line: dict[str, Any]) -> None:
+        data = dict(line["data"])
+        if line["type"] == "progress":
+            self.columns["progress"] = data
+            return  # twice a second: too many for a story, and the row holds the newest
+        if line["type"] == "metrics":
+            for name, value in data["values"].items():
+                row = {"name": name, "step": data["step"], "value": value, "created_at": line["created_at"]}
+                self.metrics.append(row)
+            if data["step"] >= 1:
+                self.columns.setdefault(
+                    "first_step_at", func.coalesce(JobRow.first_step_at, literal(line["created_at"], Double))
+                )
+        if (name := data.pop("checkpoint", None)) is not None:
+            data["checkpoint_id"] = self._checkpoint_ids.get(name)
+        self.events.append(Event(line["type"], line["message"], data, line["level"], line["created_at"]))
+
+
+def _how_it_ended(status: int) -> str:
+    if status < 0:
+        return f"its trainer was killed by {signal.Signals(-status).name}"
+    return f"its trainer ended with exit status {status}"
+
+
+def _read_error(folder: Path, status: int) -> dict[str, Any]:
+    try:
+        error: dict[str, Any] = json.loads((folder / "error.json").read_bytes())
+    except (OSError, ValueError):
+        message = f"the trainer ended with exit status {status} and did not say why"
+        return {"message": message, "type": "job_error", "param": None, "code": "training_failed"}
+    return error
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False))

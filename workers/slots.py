@@ -1,0 +1,113 @@
+"""Slots: threads that each claim the oldest job of their queue, run it, and look again. A ring only shortens the wait.
+
+It knows when to claim, not how a job runs.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+
+from app.db.session import Database
+from app.errors import UnavailableError
+from app.jobs import repository
+from app.jobs.repository import Claim
+from app.queue import JobQueue
+from app.settings import Settings
+from workers.devices import Slot
+from workers.runner import Runner
+
+log = logging.getLogger(__name__)
+
+KINDS = ("training",)
+
+
+class Slots:
+    """A worker's slots."""
+
+    def __init__(
+        self, plan: Sequence[Slot], database: Database, runner: Runner, queue: JobQueue, settings: Settings
+    ) -> None:
+        self._plan = plan
+        self._database = database
+        self._runner = runner
+        self._queue = queue
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._rung = threading.Condition()
+        self._rings = 0
+        self._threads = [threading.Thread(target=self._work, args=(slot,), name=slot.name) for slot in plan]
+
+    @property
+    def names(self) -> list[str]:
+        """What the slots are called."""
+        return [slot.name for slot in self._plan]
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues they claim from."""
+        return sorted({slot.queue for slot in self._plan})
+
+    def start(self) -> None:
+        """Begin to claim."""
+        for thread in self._threads:
+            thread.start()
+
+    def ring(self) -> None:
+        """There may be work: every idle slot looks now."""
+        with self._rung:
+            self._rings += 1
+            self._rung.notify_all()
+
+    def stop(self) -> None:
+        """Claim no more, and have every running trainer write a checkpoint and end.
+
+        Safe in a signal handler: the condition's lock may be taken again by the thread that holds it.
+        """
+        self._stopping.set()
+        with self._rung:
+            self._rung.notify_all()
+
+    def join(self) -> None:
+        """Wait until every slot has let go."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, slot: Slot) -> None:
+        owner = f"{socket.gethostname()}:{os.getpid()}:{slot.name}"
+        while not self._stopping.is_set():
+            rings = self._rings
+            try:
+                claim = self._claim(slot, owner)
+                if claim is None:
+                    self._wait(rings)
+                    continue
+                log.info("job %s fence %d: claimed by %s", claim.job_id, claim.fence, slot.name)
+                released = self._runner.run(claim, slot.environment, self._stopping)
+                if released is not None and released.status == "queued":
+                    self._queue.wake(released.queue)
+            except UnavailableError as error:
+                log.warning("the database cannot be reached, trying again: %s", error.__cause__)
+                self._stopping.wait(1.0)
+            except Exception:  # the boundary: one job's fault must not end the slot; its lease runs out
+                log.exception("slot %s: unexpected fault", slot.name)
+                self._stopping.wait(1.0)
+
+    def _claim(self, slot: Slot, owner: str) -> Claim | None:
+        with self._database.write() as session:
+            return repository.claim_next(
+                session,
+                queue=slot.queue,
+                kinds=KINDS,
+                owner=owner,
+                lease=self._settings.lease_seconds,
+                now=self._database.now,
+            )
+
+    def _wait(self, rings: int) -> None:
+        """Until somebody rings, we are stopping, or it is time for a look of our own."""
+        with self._rung:
+            self._rung.wait_for(
+                lambda: self._rings != rings or self._stopping.is_set(), timeout=self._settings.poll_seconds
+            )
