@@ -10,6 +10,7 @@ from app.base_models.service import BaseModelService
 from app.datasets.routes import router as dataset_routes
 from app.datasets.service import DatasetService
 from app.db.session import Database
+from app.http.body_limit import BodyLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
 from app.http.health import router as health_routes
@@ -72,11 +73,11 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        max_body_size=settings.max_body_bytes,
         responses={code: {"model": ErrorBody} for code in (401, 404, 422)},
     )
     app.state.services = services
-    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(RequestIdMiddleware)  # added last, and so the outermost
     install_error_handlers(app)
     install_docs(app)
     app.include_router(health_routes)

@@ -55,7 +55,7 @@ def router(settings: Settings) -> APIRouter:
         summary="Upload a dataset",
         max_body_size=settings.max_upload_bytes,
         form_limits={"max_files": 1, "max_fields": 8, "max_part_size": MAX_FIELD_BYTES},
-        responses=dict.fromkeys((413, 415, 422), {"model": ErrorBody}),
+        responses={status: {"model": ErrorBody} for status in (413, 415, 422)},
     )
     routes.add_api_route("", list_datasets, methods=["GET"], summary="List datasets")
     routes.add_api_route("/{dataset_id}", get_dataset, methods=["GET"], summary="Get a dataset", responses=missing)

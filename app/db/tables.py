@@ -68,7 +68,7 @@ class DatasetRow(IdempotentMixin, Base):
     sha256: Mapped[str]
     bytes: Mapped[int]
     rows: Mapped[int]
-    facts: Mapped[Json]  # ml.data.ingest.Facts
+    facts: Mapped[Json]  # ml.specs.facts.DatasetFacts
     source: Mapped[Json]  # what was uploaded: file name, format, bytes, sha256
     extra: Mapped[Json] = mapped_column("metadata")
     created_at: Mapped[float]

@@ -1,6 +1,7 @@
 """Every error leaves in one shape: {"error": {message, type, param, code}}. The only place that maps errors to HTTP."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -77,7 +78,8 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
         if one["type"] == "json_invalid":
             return _refuse(explain([{**one, "loc": ()}], None), 400)
         if place == "body":
-            problems += explain([{**one, "loc": tuple(location)}], error.body)
+            body = dict(error.body) if isinstance(error.body, Mapping) else error.body  # a form is no dict yet
+            problems += explain([{**one, "loc": tuple(location)}], body)
         else:  # query, path, header: named, as there is no document to point into
             found = explain([{**one, "loc": tuple(location)}], dict.fromkeys(location))
             problems += [Problem(str(location[-1]) if location else str(place), p.message, p.code) for p in found]
@@ -86,6 +88,11 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    return http_error_reply(request, error)
+
+
+def http_error_reply(request: Request, error: HTTPException) -> JSONResponse:
+    """The reply for what the framework itself refuses."""
     message = str(error.detail)
     if error.status_code == 404:
         message = f"There is nothing at {request.url.path}."

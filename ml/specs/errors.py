@@ -54,19 +54,22 @@ def show(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         text = repr(value)
+    text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be sent back
     return text if len(text) <= 80 else text[:77] + "…"
 
 
 def explain(errors: Sequence[Any], body: object) -> list[Problem]:
     """Turn pydantic's errors over `body` into problems with pointers into that body."""
-    problems: dict[tuple[str, str], Problem] = {}
+    problems: dict[str, Problem] = {}
     for error in errors:
-        path = _path_in(body, error["loc"])
-        if error["type"] == "union_tag_invalid" and isinstance(error["input"], dict):
+        path, value = _find(body, error["loc"])
+        # A shorthand is a bare string in the body, whatever pydantic was given: then the string itself is meant.
+        if error["type"] == "union_tag_invalid" and isinstance(value, dict):
             path.append(error["ctx"]["discriminator"].strip("'"))
         problem = Problem(pointer(path), _sentence(error, path), _code(error["type"]))
-        problems.setdefault((problem.pointer, problem.message), problem)
-    return list(problems.values())
+        problems.setdefault(problem.pointer, problem)
+    # Of a union pydantic reports every member that did not fit: the one that fitted deepest was meant.
+    return [p for p in problems.values() if not any(other.startswith(p.pointer + "/") for other in problems)]
 
 
 def explain_validation(error: ValidationError, body: object) -> SpecError:
@@ -74,8 +77,11 @@ def explain_validation(error: ValidationError, body: object) -> SpecError:
     return SpecError(explain(error.errors(include_url=False), body))
 
 
-def _path_in(body: object, location: Sequence[object]) -> list[object]:
-    """Drop what isn't in the body from a location: pydantic names union members and validators there too."""
+def _find(body: object, location: Sequence[object]) -> tuple[list[object], object]:
+    """A location's path in the body and the value there.
+
+    What isn't in the body is dropped: pydantic names union members and validators in a location too.
+    """
     path: list[object] = []
     here: Any = body
     for index, step in enumerate(location):
@@ -85,7 +91,7 @@ def _path_in(body: object, location: Sequence[object]) -> list[object]:
             path.append(step)
         elif index == len(location) - 1 and isinstance(here, dict) and isinstance(step, str):
             path.append(step)  # a field that is missing
-    return path
+    return path, here
 
 
 def _code(kind: str) -> str:
@@ -120,6 +126,8 @@ def _sentence(error: Any, path: list[object]) -> str:
     if kind == "literal_error":
         known = [part.strip().strip("'") for part in str(context["expected"]).replace(" or ", ", ").split(",")]
         return f"'{name}' is {show(came)}.{did_you_mean(came, known)} Allowed: {', '.join(known)}."
+    if kind in {"model_type", "model_attributes_type", "dict_type"}:
+        return f"{name} is {show(came)}, and must be a JSON object."
     if kind == "json_invalid":
         return f"the body is not JSON: {context.get('error', error['msg'])}."
     message = str(error["msg"])
