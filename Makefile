@@ -44,4 +44,4 @@ bench-uploads: $(SETUP)  ## Upload speed and memory against the plain parser
 	$(BIN)/python -m benchmarks.uploads
 
 clean:           ## Remove the virtual environment and the caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .demo
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -26,14 +26,14 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "support.csv"
 START_SECONDS = 60
 EPOCHS = 8
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def run_demo(settings: Settings, *, data: Path | None, text: str | None, label: str | None) -> int:
     """Upload, train with a focal loss, predict; then keep serving until Ctrl-C (`DEMO_EXIT=1`: stop). Exit status."""
     source = data or EXAMPLE
     if not source.is_file():
-        console.print(f"[red]There is no file {source}.[/]")
+        console.print(f"[red]There is no file {source}.[/] Name one with --data.")
         return 2
     try:
         with _service(settings) as (url, supervisor):

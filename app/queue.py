@@ -17,6 +17,13 @@ class JobQueue:
 
     def __init__(self, broker_url: str | None) -> None:
         self._celery = None if broker_url is None else make_celery(broker_url)
+        if self._celery is not None:
+            # A request waits for this end: one try, and no answer within a second is none.
+            self._celery.conf.broker_transport_options = {
+                "socket_connect_timeout": 1,
+                "socket_timeout": 1,
+                "max_retries": 0,
+            }
 
     def wake(self, queue: str) -> None:
         """Ring, and never fail or wait long: with the broker down the job waits for a worker's next look."""

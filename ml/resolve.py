@@ -177,8 +177,9 @@ def _check_label_weights(pointer: str, name: str, weights: Mapping[str, float], 
     if missing:
         said.append(f"lacks {_quoted(missing)}")
     if unknown:
-        said.append(f"has unknown {_quoted(unknown)}{did_you_mean(unknown[0], labels).rstrip('?').rstrip()}")
-    raise SpecError([Problem(pointer, f"{name} {' and '.join(said)}; labels are {', '.join(labels)}.")])
+        said.append(f"has unknown {_quoted(unknown)}")
+    hint = did_you_mean(unknown[0], missing) if unknown else ""
+    raise SpecError([Problem(pointer, f"{name} {' and '.join(said)}; labels are {', '.join(labels)}.{hint}")])
 
 
 def _check_length(spec: JobSpec, base: BaseFacts) -> None:

@@ -20,7 +20,8 @@ log = logging.getLogger("workers")
 def main() -> int:
     """Run until asked to end; then every trainer writes a checkpoint first."""
     settings = Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     if settings.broker_url is None:
         sys.stderr.write("A worker needs a broker: set MINIMAND_BROKER_URL, or start everything with `minimand up`.\n")
         return 1
@@ -35,6 +36,8 @@ def main() -> int:
     plan = plan_slots(settings.devices, list_gpus=visible_gpus)
     slots = Slots(plan, database, Runner(database, store, settings), queue, settings)
     reconciler = Reconciler(database, queue, settings)
+    slots.take_back()
+    reconciler.run_once()
     slots.start()
     reconciler.start()
     log.info("ready: %s", ", ".join(slots.names))

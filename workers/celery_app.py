@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import worker_shutting_down
+from celery.signals import setup_logging, worker_shutting_down
 
 from app.queue import WAKE_TASK, make_celery
 
@@ -21,9 +21,14 @@ def make_worker_app(broker_url: str, ring: Callable[[], None], stop: Callable[[]
     def wake() -> None:
         ring()
 
+    setup_logging.connect(_leave_logging_alone, weak=False)
     # weak=False: nobody else holds this function.
     worker_shutting_down.connect(lambda **_: stop(), weak=False)
     return celery
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """Celery configures logging unless somebody listens here; ours is configured."""
 
 
 def serve(celery: Celery, queues: list[str]) -> None:
@@ -39,6 +44,5 @@ def serve(celery: Celery, queues: list[str]) -> None:
             f"--queues={','.join(queues)}",
             "--without-gossip",
             "--without-mingle",
-            "--loglevel=WARNING",
         ]
     )

@@ -25,7 +25,8 @@ class TrainerProcess:
 
     def _spawn(self, run_directory: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-m", "ml.training", str(run_directory)],
+            # -P: a folder named `ml` where the operator happens to stand must not be taken for ours.
+            [sys.executable, "-P", "-m", "ml.training", str(run_directory)],
             stdin=subprocess.PIPE,  # its end tells the child that we are gone
             stdout=self._log,
             stderr=subprocess.STDOUT,

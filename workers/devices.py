@@ -11,7 +11,7 @@ class Slot:
     """Room for one training at a time."""
 
     name: str
-    queue: str
+    queues: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -25,8 +25,9 @@ def plan_slots(devices: str, *, list_gpus: Callable[[], list[str]]) -> list[Slot
         gpus = [number.strip() for number in devices.split(",") if number.strip()]
     if not gpus:
         # An empty list hides the GPUs of a machine that has some.
-        return [Slot("cpu", "cpu", {"CUDA_VISIBLE_DEVICES": ""})]
-    return [Slot(f"gpu-{gpu}", "gpu", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
+        return [Slot("cpu", ("cpu",), {"CUDA_VISIBLE_DEVICES": ""})]
+    # What runs on a CPU runs on a GPU: with default settings a machine that has GPUs must not leave jobs waiting.
+    return [Slot(f"gpu-{gpu}", ("gpu", "cpu"), {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
 
 
 def visible_gpus() -> list[str]:

@@ -1,5 +1,6 @@
 """Reads a run's events.jsonl by offset. A line is taken once it is whole."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ class EventTail:
         self._file = file
         self.offset = 0  # bytes handed over so far
 
-    def read(self) -> tuple[list[dict[str, Any]], int]:
-        """The whole lines after the offset, and the offset behind them. The caller moves it once they are stored."""
+    def read(self) -> list[tuple[dict[str, Any], int]]:
+        """The whole lines after the offset, each with the offset behind it. The caller moves it once they are kept."""
         try:
             with self._file.open("rb") as file:
                 file.seek(self.offset)
-                data = file.read()
+                lines = file.readlines()
         except FileNotFoundError:
-            return [], self.offset
-        end = data.rfind(b"\n") + 1
-        return [json.loads(line) for line in data[:end].splitlines()], self.offset + end
+            return []
+        ends = itertools.accumulate(map(len, lines), initial=self.offset)
+        next(ends)
+        return [(json.loads(line), end) for line, end in zip(lines, ends, strict=True) if line.endswith(b"\n")]

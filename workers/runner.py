@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +56,9 @@ class Runner:
     def run(self, claim: Claim, environment: Mapping[str, str], stopping: threading.Event) -> Released | None:
         """Run one job to its end, or until it is given back; None when it ended or the claim was lost."""
         folder = self._settings.scratch / "runs" / claim.job_id / str(claim.fence)
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in folder.parent.glob("*"):  # by a worker that was killed under an earlier claim
+            if int(left.name) <= claim.fence:
+                shutil.rmtree(left, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
             return _Run(self._database, self._store, self._settings, claim, folder).carry_out(environment, stopping)
@@ -64,6 +67,8 @@ class Runner:
             return None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # it is not empty where a later claim is at work
+                folder.parent.rmdir()
 
 
 class _Run:
@@ -167,32 +172,42 @@ class _Run:
             log.warning("job %s: the lease could not be renewed, trying again", self.claim.job_id)
 
     def take_over_events(self) -> bool:
-        """Carry what the child told into the database, in one transaction. True when there was anything."""
+        """Carry what the child told into the database. True when there was anything."""
         self.told_at = time.monotonic()
-        lines, offset = self.tail.read()
-        if not lines:
-            return False
+        lines = self.tail.read()
         told = _Told(self.checkpoint_ids)
-        for line in lines:
-            if line["type"] == "checkpoint":
-                self.store_checkpoint(line)
-            else:
-                told.take(line)
         try:
-            with self.database.write() as session:
-                repository.take_over(session, self.claim, told.events, events_offset=offset, **told.columns)
-                repository.put_metrics(session, self.claim.job_id, told.metrics)
+            for line, offset in lines:
+                if line["type"] != "checkpoint":
+                    told.take(line, offset)
+                elif self.has_new_checkpoint(line["data"]["folder"]):
+                    # What was told before a checkpoint is written before it: its readers see the story in order.
+                    self.write_down(told)
+                    told = _Told(self.checkpoint_ids)
+                    self.store_checkpoint(line)
+                    self.tail.offset = offset
+            self.write_down(told)
         except UnavailableError:
-            return True  # the offset stays: the same lines are taken next time
-        self.tail.offset = offset
-        return True
+            pass  # the offset stays: the same lines are taken next time
+        return bool(lines)
+
+    def write_down(self, told: "_Told") -> None:
+        """Write what was told, in one transaction."""
+        if told.offset is None:
+            return
+        with self.database.write() as session:
+            repository.take_over(session, self.claim, told.events, events_offset=told.offset, **told.columns)
+            repository.put_metrics(session, self.claim.job_id, told.metrics)
+        self.tail.offset = told.offset
+
+    def has_new_checkpoint(self, name: str) -> bool:
+        """Whether a checkpoint is there and not stored yet; one that newer ones replaced meanwhile is gone."""
+        return name not in self.checkpoint_ids and (self.folder / "checkpoints" / name).exists()
 
     def store_checkpoint(self, line: dict[str, Any]) -> None:
         """Upload a checkpoint, manifest last, then its row; forget the oldest."""
         name, data = line["data"]["folder"], line["data"]
         source = self.folder / "checkpoints" / name
-        if name in self.checkpoint_ids or not source.exists():
-            return  # stored before, or already replaced by newer ones
         checkpoint_id = new_id("ckpt")
         key = f"{self.prefix}/checkpoints/{checkpoint_id}"
         try:
@@ -209,7 +224,8 @@ class _Run:
                 metrics=data["metrics"],
                 created_at=line["created_at"],
             )
-            event = Event("checkpoint", line["message"], {"checkpoint_id": checkpoint_id, "step": data["step"]})
+            told = {"checkpoint_id": checkpoint_id, "step": data["step"]}
+            event = Event("checkpoint", line["message"], told, created_at=line["created_at"])
             with self.database.write() as session:
                 repository.add_checkpoint(session, self.claim, row, [event])
         except LostClaimError:
@@ -323,8 +339,10 @@ class _Told:
         self.events: list[Event] = []
         self.metrics: list[dict[str, Any]] = []
         self.columns: dict[str, Any] = {}
+        self.offset: int | None = None  # behind the newest line
 
-    def take(self, line: dict[str, Any]) -> None:
+    def take(self, line: dict[str, Any], offset: int) -> None:
+        self.offset = offset
         data = dict(line["data"])
         if line["type"] == "progress":
             self.columns["progress"] = data

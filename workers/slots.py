@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 KINDS = ("training",)
 
+_HOST = socket.gethostname()
+
 
 class Slots:
     """A worker's slots."""
@@ -47,7 +49,13 @@ class Slots:
     @property
     def queues(self) -> list[str]:
         """The queues they claim from."""
-        return sorted({slot.queue for slot in self._plan})
+        return sorted({queue for slot in self._plan for queue in slot.queues})
+
+    def take_back(self) -> None:
+        """Free the jobs of workers of this host that are dead, instead of waiting for their leases to run out."""
+        with self._database.write() as session:
+            dead = [owner for owner in repository.running_owners(session, _HOST) if not _is_alive(owner)]
+            repository.end_leases(session, dead)
 
     def start(self) -> None:
         """Begin to claim."""
@@ -75,7 +83,7 @@ class Slots:
             thread.join()
 
     def _work(self, slot: Slot) -> None:
-        owner = f"{socket.gethostname()}:{os.getpid()}:{slot.name}"
+        owner = f"{_HOST}:{os.getpid()}:{slot.name}"
         while not self._stopping.is_set():
             rings = self._rings
             try:
@@ -98,7 +106,7 @@ class Slots:
         with self._database.write() as session:
             return repository.claim_next(
                 session,
-                queue=slot.queue,
+                queues=slot.queues,
                 kinds=KINDS,
                 owner=owner,
                 lease=self._settings.lease_seconds,
@@ -111,3 +119,17 @@ class Slots:
             self._rung.wait_for(
                 lambda: self._rings != rings or self._stopping.is_set(), timeout=self._settings.poll_seconds
             )
+
+
+def _is_alive(owner: str) -> bool:
+    """Whether the process that claimed as "host:pid:slot" on this host still runs. We ourselves hold nothing yet."""
+    pid = owner.split(":")[1]
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

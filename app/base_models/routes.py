@@ -1,18 +1,18 @@
 """GET /v1/base_models."""
 
-from typing import Any
-
 from fastapi import APIRouter
 
 from app.base_models.schemas import BaseModelBody
 from app.http.auth import Authenticated
+from app.http.pagination import Page, PageRequest
 from app.http.services import Wired
 
 router = APIRouter(prefix="/v1/base_models", tags=["base models"])
 
 
 @router.get("", summary="List the base models")
-def list_base_models(_caller: Authenticated, services: Wired) -> list[BaseModelBody]:
+def list_base_models(_caller: Authenticated, services: Wired) -> Page[BaseModelBody]:
     """Every encoder a job may start from. `minilm` is always there; an operator registers others by name."""
-    found: list[Any] = services.base_models.list()
-    return [BaseModelBody(id=facts.name, **facts.model_dump(exclude={"name"})) for facts in found]
+    found = services.base_models.list()
+    bodies = [BaseModelBody(id=facts.name, **facts.model_dump(exclude={"name"})) for facts in found]
+    return Page[BaseModelBody].model_validate(PageRequest().page(bodies, has_more=False))

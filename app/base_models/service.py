@@ -11,8 +11,9 @@ class BaseModelService:
     """The catalogue."""
 
     def __init__(self, registered: Mapping[str, Path]) -> None:
+        """Raises FileNotFoundError for a registered folder that cannot be a base model: better now than in a job."""
         self._registered = dict(registered)
-        self._facts: dict[str, BaseFacts] = {}
+        self._facts = {name: read_base_facts(name, folder) for name, folder in self._registered.items()}
 
     def get(self, name: str) -> BaseFacts:
         """What is known of a base model. Raises SpecError for a name that isn't there."""

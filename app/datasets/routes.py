@@ -3,26 +3,24 @@
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
 
 from app.datasets.schemas import Dataset, DatasetRowItem
 from app.datasets.service import read_form
 from app.errors import UnsupportedMediaTypeError
-from app.http.auth import Authenticated, authenticate
+from app.http.auth import Authenticated, authenticate_request
 from app.http.errors import ErrorBody
 from app.http.idempotency import IdempotencyKey
 from app.http.pagination import NewestFirst, OldestFirst, Page
 from app.http.services import Wired
 from app.settings import Settings
+from ml.specs.errors import did_you_mean, refuse
 
 FORM_TYPE = "multipart/form-data"
 PARQUET_TYPE = "application/vnd.apache.parquet"
 MAX_FIELD_BYTES = 1 << 17  # metadata at its longest, written in JSON escapes
-
-_header_of = HTTPBearer(auto_error=False)
 
 
 class GuardedRoute(APIRoute):
@@ -33,7 +31,7 @@ class GuardedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_guarded(request: Request) -> Response:
-            await authenticate(request, await _header_of(request))
+            await authenticate_request(request)
             if request.method == "POST" and not request.headers.get("content-type", "").startswith(FORM_TYPE):
                 raise UnsupportedMediaTypeError(
                     f"Send the file as {FORM_TYPE}, in a field named 'file'.", code="unsupported_media_type"
@@ -41,6 +39,20 @@ class GuardedRoute(APIRoute):
             return await handle(request)
 
         return handle_guarded
+
+
+FIELDS = ("file", "name", "columns", "encoding", "delimiter", "metadata")
+
+
+async def _known_fields(request: Request) -> None:
+    """Refuse a form field that nothing reads: a misspelt `columns` would be lost in silence."""
+    for field in await request.form():
+        if field not in FIELDS:
+            raise refuse(
+                f"/{field}",
+                f"unknown field '{field}'.{did_you_mean(field, FIELDS)} Fields: {', '.join(FIELDS)}.",
+                "unknown_field",
+            )
 
 
 def router(settings: Settings) -> APIRouter:
@@ -54,6 +66,7 @@ def router(settings: Settings) -> APIRouter:
         status_code=201,
         summary="Upload a dataset",
         max_body_size=settings.max_upload_bytes,
+        dependencies=[Depends(_known_fields)],
         form_limits={"max_files": 1, "max_fields": 8, "max_part_size": MAX_FIELD_BYTES},
         responses={status: {"model": ErrorBody} for status in (413, 415, 422)},
     )

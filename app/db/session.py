@@ -11,11 +11,11 @@ from typing import Any
 
 from sqlalchemy import Double, Engine, create_engine, event, func, literal_column
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from app.errors import UnavailableError
+from app.errors import InvalidInputError, UnavailableError
 
 BUSY_TIMEOUT_SECONDS = 5
 # What SQLite says of a fault that passes. Its other operational errors (a missing table) are ours.
@@ -63,6 +63,13 @@ class Database:
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 session.connection()  # begin now, not at the first statement
                 yield session
+        except DataError as error:
+            if "NUL" not in str(error.orig):
+                raise
+            raise InvalidInputError(
+                "A text holds the character U+0000, which PostgreSQL cannot hold. Leave it out.",
+                code="invalid_character",
+            ) from error
         except OperationalError as error:
             if self.is_sqlite and not any(word in str(error.orig) for word in _SQLITE_PASSING):
                 raise

@@ -27,4 +27,9 @@ async def authenticate(
     return await run_in_threadpool(keys.authenticate, credentials.credentials)
 
 
+async def authenticate_request(request: Request) -> Caller:
+    """The same, before FastAPI has looked at a request or where it never will."""
+    return await authenticate(request, await _bearer(request))
+
+
 Authenticated = Annotated[Caller, Depends(authenticate)]

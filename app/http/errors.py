@@ -10,7 +10,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from app.errors import AuthenticationError, InvalidInputError, ServiceError
+from app.errors import AuthenticationError, InvalidInputError, ServiceError, UnsupportedMediaTypeError
+from app.http.auth import authenticate_request
 from ml.specs.errors import Problem, SpecError, explain
 
 log = logging.getLogger(__name__)
@@ -70,11 +71,17 @@ async def _spec_error(_request: Request, error: Exception) -> JSONResponse:
     return _refuse(list(error.problems))
 
 
-async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems: list[Problem] = []
     for one in error.errors():
         place, *location = one["loc"]
+        if place == "body" and isinstance(error.body, bytes):
+            refusal = UnsupportedMediaTypeError(
+                f"The body's Content-Type is '{request.headers.get('content-type', '')}'; send application/json.",
+                code="unsupported_media_type",
+            )
+            return error_reply(refusal)
         if one["type"] == "json_invalid":
             return _refuse(explain([{**one, "loc": ()}], None), 400)
         if place == "body":
@@ -88,6 +95,11 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code in (404, 405):  # which paths there are is told to those who hold a key
+        try:
+            await authenticate_request(request)
+        except ServiceError as refusal:
+            return error_reply(refusal)
     return http_error_reply(request, error)
 
 
@@ -95,7 +107,7 @@ def http_error_reply(request: Request, error: HTTPException) -> JSONResponse:
     """The reply for what the framework itself refuses."""
     message = str(error.detail)
     if error.status_code == 404:
-        message = f"There is nothing at {request.url.path}."
+        message = f"There is nothing at {request.url.path}. The paths are listed at /docs."
     elif error.status_code == 405:
         message = f"{request.url.path} does not answer {request.method}."
     elif error.status_code == 413:

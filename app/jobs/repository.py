@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
+from app.http.metadata import where_metadata
 from app.http.pagination import PageRequest, fetch_page
 from app.jobs.states import Wish
 
@@ -56,12 +57,12 @@ class Released:
 
 
 def claim_next(
-    session: Session, *, queue: str, kinds: Sequence[str], owner: str, lease: float, now: Now
+    session: Session, *, queues: Sequence[str], kinds: Sequence[str], owner: str, lease: float, now: Now
 ) -> Claim | None:
-    """Take the oldest eligible job of a queue; None when there is none."""
+    """Take the oldest eligible job of these queues; None when there is none."""
     oldest = (
         select(JobRow.id)
-        .where(JobRow.status == "queued", JobRow.wanted.is_(None), JobRow.queue == queue, JobRow.kind.in_(kinds))
+        .where(JobRow.status == "queued", JobRow.wanted.is_(None), JobRow.queue.in_(queues), JobRow.kind.in_(kinds))
         .order_by(JobRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -109,6 +110,17 @@ def reconcile(session: Session, *, cap: int, now: Now) -> list[Released]:
     """Give back every job whose worker let its lease run out."""
     expired = (JobRow.status == "running", JobRow.lease_until < now)
     return _let_go(session, expired, charge=True, cap=cap, reason="its worker's lease ran out", now=now)
+
+
+def running_owners(session: Session, host: str) -> list[str]:
+    """Who on a host holds a job: "host:pid:slot" each."""
+    query = select(JobRow.owner).where(JobRow.status == "running", JobRow.owner.startswith(f"{host}:", autoescape=True))
+    return [owner for owner in session.scalars(query) if owner is not None]
+
+
+def end_leases(session: Session, owners: Sequence[str]) -> None:
+    """Let the leases of owners that are known to be dead run out now."""
+    session.execute(update(JobRow).where(JobRow.status == "running", JobRow.owner.in_(owners)).values(lease_until=0.0))
 
 
 def _let_go(
@@ -236,9 +248,7 @@ def list_jobs(
     for name, value in filters.items():
         is_status = name == "status"
         query = _where_status(query, value) if is_status else query.where(getattr(JobRow, name) == value)
-    for key, value in metadata.items():
-        query = query.where(JobRow.extra[key].as_string() == value)
-    return fetch_page(session, query, JobRow.id, page)
+    return fetch_page(session, where_metadata(session, query, JobRow.extra, metadata), JobRow.id, page)
 
 
 def _where_status(query: Select[Any], shown: str) -> Select[Any]:

@@ -13,6 +13,7 @@ from app.http.pagination import NewestFirst, OldestFirst, Page
 from app.http.services import Wired
 from app.jobs.schemas import CheckpointBody, EventBody, JobBody, MetricBody
 from app.jobs.service import parse_event_id
+from app.jobs.states import ShownStatus
 from app.jobs.stream import EventStream
 from ml.specs.job import JobSpec
 
@@ -43,7 +44,7 @@ def list_jobs(
     services: Wired,
     page: NewestFirst,
     metadata: MetadataFilter,
-    status: Annotated[str | None, Query(description="As shown in a job, e.g. running.")] = None,
+    status: Annotated[ShownStatus | None, Query(description="As shown in a job.")] = None,
     dataset: Annotated[str | None, Query(description="Id of a dataset.")] = None,
     kind: Annotated[str, Query(description="Kind of job.")] = "training",
 ) -> Page[JobBody]:

@@ -192,7 +192,7 @@ def _parse_metric_id(after: str | None) -> tuple[str, int] | None:
     if after is None:
         return None
     name, _, step = after.rpartition("@")
-    if not name or not step.isdigit():
+    if not name or not _is_number(step):
         raise BadRequestError(f"'after' is '{after}', which is no metric's id.", code="invalid_cursor", param="after")
     return name, int(step)
 
@@ -202,6 +202,11 @@ def parse_event_id(after: str | None) -> int | None:
     if after is None:
         return None
     digits = after.removeprefix("evt_")
-    if digits == after or not digits.isdigit() or len(digits) > 18:
+    if digits == after or not _is_number(digits):
         raise BadRequestError(f"'after' is '{after}', which is no event's id.", code="invalid_cursor", param="after")
     return int(digits)
+
+
+def _is_number(digits: str) -> bool:
+    # Neither the digits of other scripts nor more of them than a database's integer holds.
+    return digits.isascii() and digits.isdecimal() and len(digits) <= 18

@@ -3,6 +3,7 @@
 from typing import Literal
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+ShownStatus = Literal[Status, "cancelling", "pausing"]
 Wish = Literal["cancel", "pause"]
 LIVE: tuple[Status, ...] = ("queued", "running", "paused")
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")

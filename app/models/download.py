@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ml.artifact.description import DESCRIPTION, HEAD, ONNX, read_description
 from ml.artifact.join import join_head
+from ml.artifact.tokenizer import load_tokenizer
 
 _COMPRESSED = {".json", ".txt", ".md"}  # weights don't shrink
 README = "README.md"
@@ -20,6 +21,9 @@ def assemble(artifact: Path, runtime: Path, target: Path) -> Path:
         joined = target.with_suffix(".onnx")
         join_head(runtime / ONNX, artifact / HEAD, joined)
         files[ONNX] = joined
+        cut = target.with_suffix(".tokenizer.json")  # the shared one cuts nowhere
+        load_tokenizer(runtime, description.max_length).save(str(cut))
+        files["tokenizer.json"] = cut
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name, path in sorted(files.items()):
             kind = zipfile.ZIP_DEFLATED if path.suffix in _COMPRESSED else zipfile.ZIP_STORED

@@ -7,6 +7,7 @@ from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from app.db.tables import ModelRow
+from app.http.metadata import where_metadata
 from app.http.pagination import PageRequest, fetch_page
 
 
@@ -20,9 +21,7 @@ def list_models(
 ) -> tuple[list[ModelRow], bool]:
     """One page of a project's models."""
     query: Select[Any] = select(ModelRow).where(ModelRow.project_id == project_id)
-    for key, value in metadata.items():
-        query = query.where(ModelRow.extra[key].as_string() == value)
-    return fetch_page(session, query, ModelRow.id, page)
+    return fetch_page(session, where_metadata(session, query, ModelRow.extra, metadata), ModelRow.id, page)
 
 
 def delete_model(session: Session, model_id: str) -> None:

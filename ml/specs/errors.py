@@ -62,10 +62,12 @@ def explain(errors: Sequence[Any], body: object) -> list[Problem]:
     """Turn pydantic's errors over `body` into problems with pointers into that body."""
     problems: dict[str, Problem] = {}
     for error in errors:
-        path, value = _find(body, error["loc"])
+        path, value = _find(body, error["loc"], is_missing=error["type"] == "missing")
         # A shorthand is a bare string in the body, whatever pydantic was given: then the string itself is meant.
         if error["type"] == "union_tag_invalid" and isinstance(value, dict):
             path.append(error["ctx"]["discriminator"].strip("'"))
+        if error["type"] == "unknown_field":
+            path.append(error["ctx"]["field"])
         problem = Problem(pointer(path), _sentence(error, path), _code(error["type"]))
         problems.setdefault(problem.pointer, problem)
     # Of a union pydantic reports every member that did not fit: the one that fitted deepest was meant.
@@ -77,7 +79,7 @@ def explain_validation(error: ValidationError, body: object) -> SpecError:
     return SpecError(explain(error.errors(include_url=False), body))
 
 
-def _find(body: object, location: Sequence[object]) -> tuple[list[object], object]:
+def _find(body: object, location: Sequence[object], *, is_missing: bool) -> tuple[list[object], object]:
     """A location's path in the body and the value there.
 
     What isn't in the body is dropped: pydantic names union members and validators in a location too.
@@ -89,8 +91,8 @@ def _find(body: object, location: Sequence[object]) -> tuple[list[object], objec
         if in_list or (isinstance(here, dict) and step in here):
             here = here[step]
             path.append(step)
-        elif index == len(location) - 1 and isinstance(here, dict) and isinstance(step, str):
-            path.append(step)  # a field that is missing
+        elif is_missing and isinstance(here, dict) and index == len(location) - 1:
+            path.append(step)
     return path, here
 
 
@@ -103,8 +105,12 @@ def _code(kind: str) -> str:
 def _sentence(error: Any, path: list[object]) -> str:
     kind, context, came = error["type"], error.get("ctx", {}), error.get("input")
     name = str(path[-1]) if path else "the body"
+    if path and isinstance(path[-1], int):
+        name = f"item {path[-1]} of {path[-2] if len(path) > 1 else 'the body'}"
+    if kind == "unknown_field":
+        known = context["known"]
+        return f"unknown field '{name}'.{did_you_mean(name, known)} Fields: {', '.join(known)}."
     if kind == "extra_forbidden":
-        # pydantic doesn't say which fields there are; the neighbours that were accepted are no help either.
         return f"unknown field '{name}'. Remove it, or see the schema of this object in /docs."
     if kind == "missing":
         return f"'{name}' is required and missing."

@@ -3,9 +3,9 @@
 It knows what is asked and the limits of each field; what fits a dataset is `ml.resolve`'s to say.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from ml.specs.base import Spec
 from ml.specs.losses import Loss
@@ -71,7 +71,15 @@ class FrozenTuning(Spec):
     type: Literal["frozen"]
 
 
-Tuning = Annotated[FullTuning | FrozenTuning, Field(discriminator="type")]
+def _spell_out(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+def _adamw_by_default(value: Any) -> Any:
+    return {"type": "adamw", **value} if isinstance(value, dict) else _spell_out(value)
+
+
+Tuning = Annotated[FullTuning | FrozenTuning, Field(discriminator="type"), BeforeValidator(_spell_out)]
 
 LearningRate = Annotated[
     float | None,
@@ -96,7 +104,7 @@ class Sgd(Spec):
     momentum: float = Field(0.9, ge=0, lt=1)
 
 
-Optimizer = Annotated[AdamW | Sgd, Field(discriminator="type")]
+Optimizer = Annotated[AdamW | Sgd, Field(discriminator="type"), BeforeValidator(_adamw_by_default)]
 
 
 class Schedule(Spec):

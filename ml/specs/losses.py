@@ -25,18 +25,19 @@ LabelWeights = Annotated[
 ]
 
 
+# A tag stands in the location of an error beside the keys of the body: in brackets none is taken for such a key.
 def _kind_of_weights(value: Any) -> str | None:
     if isinstance(value, str):
-        return "name"
+        return "<name>"
     if isinstance(value, EffectiveNumber) or (isinstance(value, dict) and isinstance(value.get("scheme"), str)):
-        return "scheme"
-    return "labels" if isinstance(value, dict) else "name"
+        return "<scheme>"
+    return "<labels>" if isinstance(value, dict) else "<name>"
 
 
 ClassWeights = Annotated[
-    Annotated[Literal["balanced"], Tag("name")]
-    | Annotated[EffectiveNumber, Tag("scheme")]
-    | Annotated[LabelWeights, Tag("labels")],
+    Annotated[Literal["balanced"], Tag("<name>")]
+    | Annotated[EffectiveNumber, Tag("<scheme>")]
+    | Annotated[LabelWeights, Tag("<labels>")],
     Discriminator(_kind_of_weights),
 ]
 

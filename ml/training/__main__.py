@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     except ExportError as error:
         run.fail("export_failed", str(error))
         return _report(ExitCode.BAD_INPUT, error)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
         if not _is_out_of_memory(error):
             raise
         run.fail("out_of_memory", _memory_advice(error))
@@ -62,6 +62,8 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
     import torch
     from transformers.utils.logging import disable_progress_bar
 
+    from ml.data.splits import Part
+    from ml.training.checkpoint import remembered_machine
     from ml.training.export import export_artifact
     from ml.training.fit import fit
     from ml.training.machine import look_around
@@ -71,7 +73,7 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
     prepared = prepare(run, placement)
     for warning in prepared.resolved.warnings:
         run.tell("message", warning, level="warning")
-    machine = look_around(prepared.spec.training, placement.threads)
+    machine = look_around(prepared.spec.training, placement.threads, remembered_machine(run.checkpoints))
     torch.set_num_threads(machine.threads)
     fingerprint = {
         "spec": prepared.spec.model_dump(exclude={"name", "metadata"}),
@@ -81,9 +83,10 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
         "machine": machine.as_dict(),
         "torch": torch.__version__,
     }
+    rows = ", ".join(f"{len(prepared.rows_of(part))} {part.name.lower()}" for part in Part)
     run.tell(
         "message",
-        f"{sum(prepared.resolved.train_counts.values())} training rows, {len(prepared.resolved.labels)} labels, "
+        f"rows: {rows}; {len(prepared.resolved.labels)} labels; "
         f"{machine.device}, {machine.precision}, {machine.threads} threads",
     )
     fitted = fit(run, prepared, machine, fingerprint, stopping.is_set)
@@ -96,9 +99,8 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
 
 def _settle_in(placement: Placement) -> None:
     if placement.parent_pid is not None:
-        tie_to_parent(
-            placement.parent_pid, signal_number=signal.SIGKILL
-        )  # a checkpoint is whole or not there: nothing to save
+        # A checkpoint is whole or not there, so there is nothing to save first.
+        tie_to_parent(placement.parent_pid, signal_number=signal.SIGKILL)
         watch_stdin(lambda: os.kill(os.getpid(), signal.SIGKILL))
     if placement.nice:
         os.nice(placement.nice)
@@ -108,9 +110,14 @@ def _settle_in(placement: Placement) -> None:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     words = str(error).lower()
-    return isinstance(error, MemoryError) or any(
-        sign in words for sign in ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+    signs = (
+        "out of memory",
+        "can't allocate memory",
+        "cannot allocate memory",
+        "bad_alloc",
+        "failed to map segment",  # of a library, where the limit is too low even to import torch
     )
+    return isinstance(error, MemoryError) or any(sign in words for sign in signs)
 
 
 def _memory_advice(error: BaseException) -> str:

@@ -15,11 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ml.artifact.manifest import publish_folder, read_manifest
+from ml.artifact.manifest import DamagedFolderError, publish_folder, read_manifest, verify_folder
+from ml.specs.errors import refuse
 from ml.training.early_stopping import Patience
 
 # The newest checkpoints kept in the run directory: one to fall back to, and one that may still be being copied away.
 KEPT = 3
+
+# What a run may do otherwise than before: the result is as good, but no longer the same to the bit.
+ENVIRONMENT = ("machine", "torch")
 
 WEIGHTS, BEST, OPTIMIZER, RNG = "model.safetensors", "best.safetensors", "optimizer.safetensors", "rng.safetensors"
 
@@ -31,6 +35,7 @@ class Position:
     step: int = 0  # optimizer steps made
     epoch: int = 0  # epochs finished
     step_in_epoch: int = 0
+    measured_step: int = 0  # the step that validation was last measured after
     patience: Patience = field(default_factory=Patience)
     validation: dict[str, float] = field(default_factory=dict)
     is_finished: bool = False  # early stopping said so
@@ -48,8 +53,13 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-…` whole or not at all, and return it. `copied`: small files that make it complete."""
     target = folder / f"step-{position.step:08d}"
-    if target.exists():  # the same step again, after a resume: what is there was verified
-        return target
+    if target.exists():  # the same step again, after a resume
+        try:
+            verify_folder(target)
+        except DamagedFolderError:  # which is why the run went back before it
+            shutil.rmtree(target)
+        else:
+            return target
     facts = {"step": position.step, "position": asdict(position), "fingerprint": fingerprint, "python_rng": _python()}
     with publish_folder(target, facts) as temporary:
         save_file(_contiguous(trainable_state(network)), temporary / WEIGHTS)
@@ -59,7 +69,8 @@ def save_checkpoint(
             save_file(_contiguous(best), temporary / BEST)
         for path in copied:
             shutil.copyfile(path, temporary / path.name)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+    older = [path for path in sorted(folder.glob("step-*")) if path.name < target.name]
+    for old in older[: 1 - KEPT]:
         shutil.rmtree(old)
     return target
 
@@ -67,16 +78,38 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, network: nn.Module, optimizer: Optimizer, fingerprint: dict[str, Any]
 ) -> tuple[Position, dict[str, Tensor] | None]:
-    """Put a verified checkpoint back. Raises ValueError where the run it belongs to was another one."""
+    """Put a verified checkpoint back. Raises SpecError where it belongs to a run of another spec, data or base."""
     manifest = read_manifest(folder)
-    if differing := [key for key, value in fingerprint.items() if manifest["fingerprint"].get(key) != value]:
-        raise ValueError(f"{folder.name} is from a run with another {', '.join(differing)}")
+    if differing := [key for key in differences(folder, fingerprint) if key not in ENVIRONMENT]:
+        raise refuse(
+            "",
+            f"checkpoint {folder.name} is from a run with another {', '.join(differing)}. Put back what was there, or "
+            "remove the folder `checkpoints` to train anew.",
+            "foreign_checkpoint",
+        )
     network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     _restore_optimizer(optimizer, load_file(folder / OPTIMIZER))
     _restore_rng(load_file(folder / RNG), manifest["python_rng"])
     state = manifest["position"]
     position = Position(**{**state, "patience": Patience(**state["patience"])})
     return position, load_file(folder / BEST) if (folder / BEST).exists() else None
+
+
+def differences(folder: Path, fingerprint: dict[str, Any]) -> list[str]:
+    """In what a checkpoint's run differed from this one."""
+    before = read_manifest(folder)["fingerprint"]
+    return [key for key, value in fingerprint.items() if before.get(key) != value]
+
+
+def remembered_machine(folder: Path) -> dict[str, Any] | None:
+    """How the newest checkpoint's run used its machine: a resumed run does the same, or its bits would differ."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            machine: dict[str, Any] = read_manifest(path)["fingerprint"]["machine"]
+        except (DamagedFolderError, KeyError):
+            continue
+        return machine
+    return None
 
 
 def trainable_state(network: nn.Module) -> dict[str, Tensor]:

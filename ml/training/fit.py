@@ -17,7 +17,7 @@ from torch import Tensor
 from ml.artifact.manifest import newest_verified
 from ml.data.batches import Rows, plan_epoch, steps_per_epoch
 from ml.data.splits import Part
-from ml.training.checkpoint import Position, load_checkpoint, save_checkpoint, trainable_state
+from ml.training.checkpoint import Position, differences, load_checkpoint, save_checkpoint, trainable_state
 from ml.training.errors import NonFiniteLossError, StoppedError
 from ml.training.export import small_files
 from ml.training.machine import Machine
@@ -52,6 +52,7 @@ def fit(
     while not loop.is_done:
         loop.train_epoch()
         loop.validate()
+        loop.save_if_due()
     loop.take_best()
     return loop.evaluate()
 
@@ -98,8 +99,9 @@ class _Loop:
 
     @property
     def is_done(self) -> bool:
-        """Whether no step is left to make."""
-        return self.position.is_finished or self.position.step >= self.steps
+        """Whether no step is left to make, and the last one is measured."""
+        at = self.position
+        return at.is_finished or (at.step >= self.steps and at.measured_step == at.step)
 
     def resume(self) -> None:
         """Go on from the newest good checkpoint, and say which; or from the beginning."""
@@ -110,6 +112,12 @@ class _Loop:
             return
         self.position, self.best = load_checkpoint(folder, self.network, self.optimizer, self.fingerprint)
         self.begun_step = self.position.step
+        if changed := differences(folder, self.fingerprint):
+            self.run.tell(
+                "message",
+                f"another {' and '.join(changed)} than before: the result will not be the same to the bit",
+                level="warning",
+            )
         self.run.tell(
             "status",
             f"resumed from step {self.position.step}",
@@ -128,8 +136,8 @@ class _Loop:
             if self.position.step >= self.steps:
                 return
             self.make_step(rows)
-            if time.monotonic() - self.saved_at >= self.training.checkpoint_every_seconds:
-                self.save()
+            if self.position.step_in_epoch < len(plan):  # after the last step, validation comes first
+                self.save_if_due()
         self.position.epoch += 1
         self.position.step_in_epoch = 0
 
@@ -189,6 +197,7 @@ class _Loop:
 
     def validate(self) -> None:
         """Measure the validation part after an epoch, and decide whether to go on."""
+        self.position.measured_step = self.position.step
         if not len(self.validation_rows):
             return
         values = self.prepared.task.evaluate(*self._answers(self.validation_rows))
@@ -231,6 +240,11 @@ class _Loop:
             said = ", ".join(f"{name} {value:.4f}" for name, value in test.items())
             self.run.tell("metrics", f"test: {said}", {"step": self.position.step, "values": values})
         return Fitted(metrics, report, self.position.step)
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint when the last one is old enough."""
+        if time.monotonic() - self.saved_at >= self.training.checkpoint_every_seconds:
+            self.save()
 
     def save(self) -> None:
         """Write a checkpoint, and say so."""

@@ -33,9 +33,14 @@ CPU_MICRO_BATCH_TOKENS = 8192
 GPU_MICRO_BATCH_TOKENS = 65536
 
 
-def look_around(training: Training, threads: int) -> Machine:
-    """Decide for this machine. threads: 0 takes every core this process may run on."""
+def look_around(training: Training, threads: int, before: dict[str, Any] | None = None) -> Machine:
+    """Decide for this machine. threads: 0 takes every core this process may run on.
+
+    before: the decision that a resumed run began with, kept where the kind of device is the same.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if before is not None and before["device"] == device:
+        return Machine(**before)
     precision = training.precision
     if precision == "auto":
         precision = "bfloat16" if has_fast_bfloat16(device) else "float32"

@@ -12,6 +12,7 @@ RUN_DIR/spec.json       the job spec
 """
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from pydantic import BaseModel, ConfigDict
 from ml.data.ingest import IngestOptions, ingest
 from ml.specs.errors import refuse
 from ml.specs.facts import DatasetFacts
+
+log = logging.getLogger(__name__)
 
 
 class Placement(BaseModel):
@@ -50,7 +53,10 @@ class RunDirectory:
 
     def read_spec(self) -> Any:
         """The spec as it was given, not yet checked."""
-        return json.loads((self.path / "spec.json").read_bytes())
+        try:
+            return json.loads((self.path / "spec.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise refuse("", f"spec.json cannot be read: {error}.", "unreadable_spec") from error
 
     def read_placement(self) -> Placement:
         """run.json, or its defaults."""
@@ -71,6 +77,8 @@ class RunDirectory:
     def tell(self, kind: str, message: str, data: dict[str, Any] | None = None, *, level: str = "info") -> None:
         """Append one event. kind: message, metrics, checkpoint, status or progress."""
         event = {"type": kind, "level": level, "message": message, "data": data or {}, "created_at": time.time()}
+        if kind != "progress":
+            log.log(logging.getLevelName(level.upper()), "%s", message)
         with self._events.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
 

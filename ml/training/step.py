@@ -46,7 +46,8 @@ def backward_step(
     targets: (N,) of the whole table. The divisor is that of the whole step, known before the first forward pass, so
     each micro-batch adds exactly its share. Raises ValueError when no row of the step has a target.
     """
-    denominator = float(loss.denominators(targets[torch.from_numpy(rows)]).sum())
+    step_targets = targets[torch.from_numpy(rows)].to(machine.device)
+    denominator = float(loss.denominators(step_targets).sum())
     if denominator <= 0:
         raise ValueError(
             f"none of the {len(rows)} rows of this step counts towards the loss: each label is ignored or has weight 0 "
