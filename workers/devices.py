@@ -1,5 +1,6 @@
 """What a worker trains on: a slot for each visible GPU, or one for the CPU. Torch-free."""
 
+import itertools
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -33,7 +34,9 @@ def plan_slots(devices: str, *, list_gpus: Callable[[], list[str]]) -> list[Slot
 def visible_gpus() -> list[str]:
     """GPUs this process may use: those of CUDA_VISIBLE_DEVICES if it is set, else all that the driver lists."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu for gpu in visible.split(",") if gpu.strip()]
+        named = [gpu.strip() for gpu in visible.split(",")]
+        # CUDA reads this list up to the first entry that names no device; "-1" is how it is said that there is none.
+        return list(itertools.takewhile(lambda gpu: gpu and not gpu.startswith("-"), named))
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],  # noqa: S607 - wherever the driver put it

@@ -42,7 +42,8 @@ WRITE_EVERY_SECONDS = 1.0
 
 # ml.training's exit statuses: a trainer that ends with one of these has said why, and trying again would not help.
 DONE, STOPPED = 0, 75
-FINAL = (77, 78, 79)
+OUT_OF_MEMORY = 77
+FINAL = (OUT_OF_MEMORY, 78, 79)
 
 
 class Runner:
@@ -95,6 +96,9 @@ class _Run:
             trainer.kill()
         if status == DONE:
             return self.publish(job)
+        if status == -signal.SIGABRT and self.settings.trainer_memory_bytes:
+            # Under a memory limit, native code that is refused memory aborts where Python would have said so.
+            status = OUT_OF_MEMORY
         if status in FINAL:
             self.fail(_read_error(self.folder, status))
             return None
@@ -370,6 +374,9 @@ def _read_error(folder: Path, status: int) -> dict[str, Any]:
     try:
         error: dict[str, Any] = json.loads((folder / "error.json").read_bytes())
     except (OSError, ValueError):
+        if status == OUT_OF_MEMORY:
+            message = "the trainer ran out of memory (MINIMAND_TRAINER_MEMORY_BYTES). Lower training.max_length."
+            return {"message": message, "type": "job_error", "param": None, "code": "out_of_memory"}
         message = f"the trainer ended with exit status {status} and did not say why"
         return {"message": message, "type": "job_error", "param": None, "code": "training_failed"}
     return error

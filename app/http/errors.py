@@ -74,6 +74,7 @@ async def _spec_error(_request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems: list[Problem] = []
+    in_body: list[dict[str, Any]] = []
     for one in error.errors():
         place, *location = one["loc"]
         if place == "body" and isinstance(error.body, bytes):
@@ -85,12 +86,13 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
         if one["type"] == "json_invalid":
             return _refuse(explain([{**one, "loc": ()}], None), 400)
         if place == "body":
-            body = dict(error.body) if isinstance(error.body, Mapping) else error.body  # a form is no dict yet
-            problems += explain([{**one, "loc": tuple(location)}], body)
+            in_body.append({**one, "loc": tuple(location)})
         else:  # query, path, header: named, as there is no document to point into
             found = explain([{**one, "loc": tuple(location)}], dict.fromkeys(location))
             problems += [Problem(str(location[-1]) if location else str(place), p.message, p.code) for p in found]
-    return _refuse(problems)
+    body = dict(error.body) if isinstance(error.body, Mapping) else error.body  # a form is no dict yet
+    # Together: of the errors of a union's members, only those of the likeliest one are told.
+    return _refuse([*problems, *explain(in_body, body)])
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

@@ -32,7 +32,8 @@ def publish_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
         yield temporary
         files = {path.relative_to(temporary).as_posix(): _describe(path, flush=True) for path in _files(temporary)}
         manifest = temporary / MANIFEST
-        manifest.write_text(json.dumps({**facts, "files": files}, indent=1, sort_keys=True))
+        content = {**facts, "files": files}
+        manifest.write_text(json.dumps({**content, "sha256": _digest(content)}, indent=1, sort_keys=True))
         _flush(manifest)
         _flush(temporary)
         temporary.rename(target)
@@ -48,6 +49,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
             raise DamagedFolderError(f"{folder.name}/{MANIFEST} is not a manifest")
+        content = {key: value for key, value in manifest.items() if key != "sha256"}
+        if manifest.get("sha256") != _digest(content):
+            raise DamagedFolderError(f"{folder.name}/{MANIFEST} is not what was written")
     except (OSError, ValueError) as error:
         raise DamagedFolderError(f"{folder.name} has no readable {MANIFEST}: {error}") from error
     return manifest
@@ -94,6 +98,10 @@ def newest_verified(folder: Path, refused: Callable[[str], None]) -> Path | None
         else:
             return path
     return None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
 
-# Rows are shuffled, then sorted by length only within a pool of so many steps: like lengths meet, yet every epoch
-# pairs other rows.
+# Rows are shuffled, then sorted by length only within a pool of so many steps, and each length is blurred by up to this
+# share: like lengths meet, yet every epoch pairs other rows, also where all rows fit one pool.
 POOL_STEPS = 50
+BLUR = 0.15
 
 
 def plan_epoch(rows: Rows, lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Rows]:
@@ -25,7 +26,8 @@ def plan_epoch(rows: Rows, lengths: NDArray[np.int64], batch_size: int, seed: in
     steps: list[Rows] = []
     for start in range(0, len(shuffled), batch_size * POOL_STEPS):
         pool = shuffled[start : start + batch_size * POOL_STEPS]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        blurred = lengths[pool] * generator.uniform(1 - BLUR, 1 + BLUR, len(pool))
+        pool = pool[np.argsort(blurred, kind="stable")]
         # The odd rows go first, where they are shortest: the smaller step then costs least padding.
         odd = len(pool) % batch_size
         cuts = list(range(odd, len(pool), batch_size))

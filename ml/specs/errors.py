@@ -97,9 +97,12 @@ def _find(body: object, location: Sequence[object], *, is_missing: bool) -> tupl
 
 
 def _code(kind: str) -> str:
-    return {"extra_forbidden": "unknown_field", "missing": "missing_field", "union_tag_invalid": "unknown_type"}.get(
-        kind, "invalid_value"
-    )
+    return {
+        "unknown_field": "unknown_field",
+        "extra_forbidden": "unknown_field",
+        "missing": "missing_field",
+        "union_tag_invalid": "unknown_type",
+    }.get(kind, "invalid_value")
 
 
 def _sentence(error: Any, path: list[object]) -> str:

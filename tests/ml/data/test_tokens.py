@@ -1,0 +1,117 @@
+"""Texts as padded tensors: ids, mask and types as the tokenizer has them, and neighbours that count for nothing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from ml.artifact.tokenizer import Text
+from ml.data.tokens import FeatureTable, TokenTable
+from ml.models.classifier import load_native
+from tests.tiny_base import learnable_rows
+
+TEXTS = ["hello", "where is my parcel today, please?", "", "Money BACK!", "a long text " * 20]
+PAIRS: list[Text] = [("where is it", "in the garden"), ("hello", "money back please today"), ("", "x")]
+
+
+def table(base: Path, texts: list[Text], *, pad_id: int = 0, has_types: bool = True) -> TokenTable:
+    return TokenTable(base, texts, 16, pad_id=pad_id, has_types=has_types)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(tiny_base / "tokenizer.json"))
+
+
+def test_rows_are_padded_to_the_longest_of_them_and_the_padding_is_masked(
+    tiny_base: Path, tokenizer: Tokenizer
+) -> None:
+    tokens = table(tiny_base, list(TEXTS), pad_id=7)
+    rows = np.array([3, 0, 1])
+    inputs = tokens.inputs_of(rows)
+    expected = [tokenizer.encode(TEXTS[row]).ids for row in rows]
+    longest = max(map(len, expected))
+    assert tokens.lengths[rows].tolist() == [len(ids) for ids in expected]
+    for i, ids in enumerate(expected):
+        assert inputs["input_ids"][i].tolist() == ids + [7] * (longest - len(ids))
+        assert inputs["attention_mask"][i].tolist() == [1] * len(ids) + [0] * (longest - len(ids))
+    assert not inputs["token_type_ids"].any()
+    assert {tensor.dtype for tensor in inputs.values()} == {torch.int64}
+
+
+def test_a_text_is_cut_at_the_maximum_and_keeps_its_last_separator(tiny_base: Path, tokenizer: Tokenizer) -> None:
+    tokens = table(tiny_base, [TEXTS[4]])
+    ids = tokens.inputs_of(np.array([0]))["input_ids"][0].tolist()
+    whole = tokenizer.encode(TEXTS[4]).ids
+    assert len(whole) > 16
+    assert ids == [*whole[:15], tokenizer.token_to_id("[SEP]")]
+
+
+def test_a_blank_text_still_has_its_two_marks(tiny_base: Path) -> None:
+    assert table(tiny_base, [""]).lengths.tolist() == [2]
+
+
+def test_a_pair_has_the_types_of_its_two_texts(tiny_base: Path, tokenizer: Tokenizer) -> None:
+    inputs = table(tiny_base, PAIRS).inputs_of(np.arange(3))
+    for i, (first, second) in enumerate(PAIRS):
+        encoding = tokenizer.encode(first, second)
+        n = len(encoding.ids)
+        assert inputs["input_ids"][i, :n].tolist() == encoding.ids
+        assert inputs["token_type_ids"][i].tolist() == encoding.type_ids + [0] * (inputs["input_ids"].shape[1] - n)
+    assert inputs["token_type_ids"].any()
+
+
+def test_of_a_pair_that_is_too_long_the_longer_text_is_cut_first(tiny_base: Path, tokenizer: Tokenizer) -> None:
+    tokens = table(tiny_base, [("hello there" * 30, "money back")])
+    ids = tokens.inputs_of(np.array([0]))["input_ids"][0].tolist()
+    assert len(ids) == 16
+    assert ids[-3:] == [tokenizer.token_to_id(word) for word in ("money", "back", "[SEP]")]
+
+
+def test_a_model_without_types_gets_none(tiny_base: Path) -> None:
+    assert set(table(tiny_base, PAIRS, has_types=False).inputs_of(np.arange(3))) == {"input_ids", "attention_mask"}
+
+
+def test_a_tokenizer_that_pads_or_cuts_by_itself_is_told_not_to(tiny_base: Path, tmp_path: Path) -> None:
+    settings = json.loads((tiny_base / "tokenizer.json").read_text())
+    settings["truncation"] = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    settings["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    assert table(tmp_path, list(TEXTS)).lengths.tolist() == table(tiny_base, list(TEXTS)).lengths.tolist()
+
+
+def test_other_texts_are_read_the_same_way(tiny_base: Path) -> None:
+    tokens = table(tiny_base, ["hello"], pad_id=9)
+    other = tokens.like(tiny_base, PAIRS, 16)
+    expected = table(tiny_base, PAIRS, pad_id=9).inputs_of(np.arange(3))
+    for name, tensor in other.inputs_of(np.arange(3)).items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_a_rows_logits_do_not_depend_on_its_neighbours(tiny_base: Path) -> None:
+    texts: list[Text] = [text for text, _ in learnable_rows(24)]
+    tokens = TokenTable(tiny_base, texts, 32, pad_id=0, has_types=True)
+    network = load_native(tiny_base, ("a", "b", "c"), None).eval()
+    with torch.no_grad():
+        together = network(**tokens.inputs_of(np.arange(24))).logits
+        for row in range(24):
+            alone = network(**tokens.inputs_of(np.array([row]))).logits
+            torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
+    assert len(set(tokens.lengths.tolist())) > 4  # so that some of them were padded
+
+
+def test_features_are_given_back_by_row_and_cost_one_unit_each() -> None:
+    features = torch.arange(12.0).reshape(4, 3)
+    rows = FeatureTable(features)
+    assert rows.lengths.tolist() == [1, 1, 1, 1]
+    assert torch.equal(rows.inputs_of(np.array([2, 0]))["features"], features[[2, 0]])

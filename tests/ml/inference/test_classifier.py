@@ -1,0 +1,101 @@
+"""Answers in the order given, whoever else is in the batch; and no answers from a model that gives wrong ones."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ml.artifact.description import DESCRIPTION, HEAD, ONNX, read_description
+from ml.evaluation.scores import softmax
+from ml.inference.classifier import MAX_BATCH_TOKENS, OnnxClassifier, WrongAnswersError, open_session
+from tests.ml.conftest import Exported
+from tests.tiny_base import LABEL_WORDS, learnable_rows
+
+# Of very different lengths, some cut at the maximum, one of them blank.
+TEXTS = [text for text, _ in learnable_rows(30, seed=2)] + ["", "hello", "money back " * 40, "where is my van " * 5]
+
+
+def load(exported: Exported, folder: Path | None = None) -> OnnxClassifier:
+    return OnnxClassifier(folder or exported.artifact, exported.runtime, open_session(exported.runtime / ONNX, 1))
+
+
+@pytest.fixture(scope="module", params=["exported_full", "exported_frozen"])
+def exported(request: pytest.FixtureRequest) -> Exported:
+    value: Exported = request.getfixturevalue(request.param)
+    return value
+
+
+@pytest.fixture(scope="module")
+def classifier(exported: Exported) -> OnnxClassifier:
+    return load(exported)
+
+
+def alone(classifier: OnnxClassifier, text: str) -> np.ndarray:
+    return softmax(classifier.logits(classifier.tokenize([text])))[0]
+
+
+def test_answers_come_in_the_order_of_the_texts(classifier: OnnxClassifier) -> None:
+    answers = softmax(classifier.logits(classifier.tokenize(TEXTS)))
+    backwards = softmax(classifier.logits(classifier.tokenize(TEXTS[::-1])))
+    np.testing.assert_allclose(backwards[::-1], answers, rtol=0, atol=1e-5)
+    assert len(np.unique(answers.round(3), axis=0)) > 20  # else any order would do
+
+
+def test_an_answer_does_not_depend_on_who_shares_the_batch(classifier: OnnxClassifier) -> None:
+    expected = {text: alone(classifier, text) for text in TEXTS}
+    chance = random.Random(4)
+    for _ in range(20):
+        company = chance.sample(TEXTS, k=chance.randint(2, len(TEXTS)))
+        answers = softmax(classifier.logits(classifier.tokenize(company)))
+        for text, answer in zip(company, answers, strict=True):
+            np.testing.assert_allclose(answer, expected[text], rtol=0, atol=1e-5)
+
+
+def test_more_tokens_than_one_pass_holds_are_answered_all_the_same(classifier: OnnxClassifier) -> None:
+    texts = TEXTS * 8
+    encodings = classifier.tokenize(texts)
+    assert len(texts) * max(len(encoding.ids) for encoding in encodings) > 2 * MAX_BATCH_TOKENS
+    answers = softmax(classifier.logits(encodings))
+    expected = np.stack([alone(classifier, text) for text in TEXTS] * 8)
+    np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-5)
+
+
+def test_a_text_is_cut_where_the_network_was_trained_to(classifier: OnnxClassifier) -> None:
+    longest = max(len(encoding.ids) for encoding in classifier.tokenize(TEXTS))
+    assert longest == classifier.description.max_length == 32
+
+
+def test_logits_are_decoded_by_the_artifacts_own_labels(classifier: OnnxClassifier) -> None:
+    (result,) = classifier.task.decode(classifier.logits(classifier.tokenize(["hello"])))
+    assert list(result["scores"]) == sorted(LABEL_WORDS)
+    assert result["label"] == max(result["scores"], key=result["scores"].__getitem__)
+
+
+@pytest.mark.parametrize("wrong", [0.001, -1.0, float("nan")])
+def test_a_model_whose_probe_answers_differ_is_refused(exported: Exported, tmp_path: Path, wrong: float) -> None:
+    copy = Path(shutil.copytree(exported.artifact, tmp_path / "copy"))
+    described = json.loads((copy / DESCRIPTION).read_text())
+    described["probe"]["logits"][3][1] += wrong
+    (copy / DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(WrongAnswersError, match="probe texts"):
+        load(exported, copy)
+
+
+def test_a_difference_within_the_tolerance_is_served(exported: Exported, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(exported.artifact, tmp_path / "copy"))
+    described = json.loads((copy / DESCRIPTION).read_text())
+    described["probe"]["logits"][3][1] += described["probe"]["tolerance"] / 2
+    (copy / DESCRIPTION).write_text(json.dumps(described))
+    assert load(exported, copy).description.labels == read_description(exported.artifact).labels
+
+
+def test_another_models_file_is_refused(exported_full: Exported, exported_frozen: Exported, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(exported_frozen.artifact, tmp_path / "copy"))
+    head = load_file(copy / HEAD)
+    save_file({"weight": head["weight"][::-1].copy(), "bias": head["bias"]}, copy / HEAD)
+    with pytest.raises(WrongAnswersError):
+        load(exported_frozen, copy)

@@ -1,0 +1,294 @@
+"""A job spec says what is wrong with it: where, what came, what is allowed."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ml.specs.errors import Problem, explain_validation
+from ml.specs.job import AdamW, FullTuning, JobSpec, Schedule, Split, Training
+from ml.specs.losses import CrossEntropySpec, EffectiveNumber, FocalSpec
+
+
+def accept(**body: Any) -> JobSpec:
+    return JobSpec.model_validate({"dataset": "ds_1", **body})
+
+
+def problems_of(body: Any) -> list[Problem]:
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(body)
+    return list(explain_validation(caught.value, body).problems)
+
+
+def refuse(**body: Any) -> Problem:
+    """The one problem of a body."""
+    problems = problems_of({"dataset": "ds_1", **body})
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+def test_only_the_dataset_is_required() -> None:
+    spec = accept()
+    assert (spec.name, spec.model, spec.task, spec.loss, spec.metadata) == ("", "minilm", None, None, {})
+    assert spec.split == Split(validation=0.1, test=0.1, stratify=True, group_column=None)
+    assert spec.tuning == FullTuning(type="full")
+    assert spec.training.optimizer == AdamW(type="adamw", learning_rate=None, weight_decay=0.01)
+    assert spec.training.schedule == Schedule(type="linear", warmup=0.1)
+    stated = {"epochs": 3, "batch_size": 32, "max_length": 128, "max_grad_norm": 1.0, "precision": "auto", "seed": 17}
+    assert spec.training.model_dump(include=set(stated)) == stated
+    assert spec.training.micro_batch_rows is None
+
+
+def test_a_missing_dataset_is_asked_for() -> None:
+    (problem,) = problems_of({"name": "x"})
+    assert (problem.pointer, problem.code) == ("/dataset", "missing_field")
+    assert "required" in problem.message
+
+
+@pytest.mark.parametrize("body", [[], "ds_1", 5, None])
+def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
+    (problem,) = problems_of(body)
+    assert problem.pointer == ""
+
+
+def test_an_unknown_loss_is_told_which_one_is_near() -> None:
+    problem = refuse(loss={"type": "focal_los", "gamma": 2})
+    assert (problem.pointer, problem.code) == ("/loss/type", "unknown_type")
+    assert "unknown loss 'focal_los'" in problem.message
+    assert "Did you mean 'focal'?" in problem.message
+    assert "cross_entropy" in problem.message
+
+
+def test_an_unknown_loss_given_as_a_bare_string_is_pointed_at_where_it_stands() -> None:
+    problem = refuse(loss="focal_los")
+    assert (problem.pointer, problem.code) == ("/loss", "unknown_type")
+    assert "Did you mean 'focal'?" in problem.message
+
+
+def test_a_loss_without_a_type_is_asked_for_one() -> None:
+    problem = refuse(loss={"gamma": 2.0})
+    assert problem.pointer == "/loss"
+    assert "'type'" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "limit", "came"),
+    [
+        ({"loss": {"type": "focal", "gamma": -1}}, "/loss/gamma", "at least 0", "-1"),
+        ({"loss": {"type": "focal", "gamma": 5.5}}, "/loss/gamma", "at most 5", "5.5"),
+        ({"loss": {"type": "cross_entropy", "label_smoothing": 1.2}}, "/loss/label_smoothing", "less than 1", "1.2"),
+        ({"loss": {"type": "cross_entropy", "label_smoothing": -0.1}}, "/loss/label_smoothing", "at least 0", "-0.1"),
+        ({"training": {"epochs": 10**9}}, "/training/epochs", "at most 1000", "1000000000"),
+        ({"training": {"epochs": 0}}, "/training/epochs", "at least 1", "0"),
+        ({"training": {"batch_size": 10**7}}, "/training/batch_size", "at most 4096", "10000000"),
+        ({"training": {"max_length": 3}}, "/training/max_length", "at least 4", "3"),
+        ({"training": {"dropout": 1.0}}, "/training/dropout", "less than 1", "1.0"),
+        ({"training": {"max_grad_norm": 0}}, "/training/max_grad_norm", "greater than 0", "0"),
+        ({"training": {"seed": -1}}, "/training/seed", "at least 0", "-1"),
+        (
+            {"training": {"optimizer": {"type": "adamw", "learning_rate": 0}}},
+            "/training/optimizer/learning_rate",
+            "greater than 0",
+            "0",
+        ),
+        (
+            {"training": {"optimizer": {"type": "sgd", "momentum": 1}}},
+            "/training/optimizer/momentum",
+            "less than 1",
+            "1",
+        ),
+        ({"training": {"schedule": {"warmup": 1.0}}}, "/training/schedule/warmup", "less than 1", "1.0"),
+        ({"training": {"early_stopping": {"patience": 0}}}, "/training/early_stopping/patience", "at least 1", "0"),
+        ({"split": {"validation": 1}}, "/split/validation", "less than 1", "1"),
+    ],
+)
+def test_a_number_out_of_range_is_told_the_limit_and_what_came(
+    body: dict[str, Any], pointer: str, limit: str, came: str
+) -> None:
+    problem = refuse(**body)
+    assert (problem.pointer, problem.code) == (pointer, "invalid_value")
+    assert limit in problem.message
+    assert f" {came}, " in problem.message
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"learning_rate": 1e-4}, "/learning_rate"),
+        ({"evaluation": {"calibrate": "temperature"}}, "/evaluation"),
+        ({"a/b": 1}, "/a~1b"),
+        ({"loss": {"type": "focal", "gama": 2}}, "/loss/gama"),
+        ({"loss": {"type": "focal", "terms": []}}, "/loss/terms"),
+        ({"loss": {"type": "cross_entropy", "gamma": 2}}, "/loss/gamma"),
+        (
+            {"loss": {"type": "cross_entropy", "class_weights": {"scheme": "effective_number", "b": 1}}},
+            "/loss/class_weights/b",
+        ),
+        ({"task": {"type": "text_classification", "classes": []}}, "/task/classes"),
+        ({"split": {"train": 0.8}}, "/split/train"),
+        ({"tuning": {"type": "full", "layers": 2}}, "/tuning/layers"),
+        ({"training": {"learning_rate": 1e-4}}, "/training/learning_rate"),
+        ({"training": {"optimizer": {"type": "adamw", "momentum": 0.9}}}, "/training/optimizer/momentum"),
+        ({"training": {"schedule": {"warm_up": 0.1}}}, "/training/schedule/warm_up"),
+        ({"training": {"early_stopping": {"monitor": "loss"}}}, "/training/early_stopping/monitor"),
+    ],
+)
+def test_an_unknown_key_is_pointed_at_on_every_level(body: dict[str, Any], pointer: str) -> None:
+    problem = refuse(**body)
+    assert (problem.pointer, problem.code) == (pointer, "unknown_field")
+
+
+def test_terms_of_a_loss_are_not_known_yet() -> None:
+    (problem, *_) = problems_of({"dataset": "ds_1", "loss": {"terms": [{"loss": "focal"}]}})
+    assert problem.pointer.startswith("/loss")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("pointer", "wrap"),
+    [
+        ("/loss/gamma", lambda x: {"loss": {"type": "focal", "gamma": x}}),
+        ("/loss/alpha/a", lambda x: {"loss": {"type": "focal", "alpha": {"a": x, "b": 1}}}),
+        ("/split/validation", lambda x: {"split": {"validation": x}}),
+        ("/training/optimizer/momentum", lambda x: {"training": {"optimizer": {"type": "sgd", "momentum": x}}}),
+        ("/training/epochs", lambda x: {"training": {"epochs": x}}),
+    ],
+)
+def test_no_number_is_nan_or_infinite(pointer: str, wrap: Any, number: float) -> None:
+    problem = refuse(**wrap(number))
+    assert problem.pointer == pointer
+    assert json.dumps(number) in problem.message
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"training": {"epochs": "3"}}, "/training/epochs"),
+        ({"training": {"epochs": True}}, "/training/epochs"),
+        ({"training": {"epochs": 3.0}}, "/training/epochs"),
+        ({"training": {"dropout": "0.1"}}, "/training/dropout"),
+        ({"training": {"dropout": True}}, "/training/dropout"),
+        ({"loss": {"type": "focal", "gamma": "2"}}, "/loss/gamma"),
+        ({"loss": {"type": "focal", "gamma": True}}, "/loss/gamma"),
+        ({"loss": {"type": "focal", "alpha": {"a": "1"}}}, "/loss/alpha/a"),
+        ({"loss": {"type": "focal", "alpha": {"a": True}}}, "/loss/alpha/a"),
+        ({"split": {"stratify": 1}}, "/split/stratify"),
+        ({"split": {"stratify": "true"}}, "/split/stratify"),
+        ({"name": 5}, "/name"),
+        ({"metadata": {"team": 5}}, "/metadata/team"),
+    ],
+)
+def test_no_value_is_turned_into_another_kind(body: dict[str, Any], pointer: str) -> None:
+    assert refuse(**body).pointer == pointer
+
+
+@pytest.mark.parametrize(
+    ("weights", "pointer"),
+    [
+        ("balancd", "/loss/class_weights"),
+        (2, "/loss/class_weights"),
+        (True, "/loss/class_weights"),
+        ([1, 2, 3], "/loss/class_weights"),
+        ({}, "/loss/class_weights"),
+        ({"a": -1}, "/loss/class_weights/a"),
+        ({"a": None}, "/loss/class_weights/a"),
+        ({"a": [1]}, "/loss/class_weights/a"),
+        ({"labels": 1, "name": 2, "b": "x"}, "/loss/class_weights/b"),
+        ({"scheme": "effective"}, "/loss/class_weights/scheme"),
+        ({"scheme": "effective_number", "beta": 1}, "/loss/class_weights/beta"),
+        ({"scheme": "effective_number", "beta": -0.5}, "/loss/class_weights/beta"),
+    ],
+)
+def test_class_weights_of_no_known_shape_are_pointed_at(weights: Any, pointer: str) -> None:
+    assert refuse(loss={"type": "cross_entropy", "class_weights": weights}).pointer == pointer
+
+
+def test_class_weights_come_in_three_shapes() -> None:
+    def weights(value: Any) -> Any:
+        loss = accept(loss={"type": "cross_entropy", "class_weights": value}).loss
+        assert isinstance(loss, CrossEntropySpec)
+        return loss.class_weights
+
+    assert weights("balanced") == "balanced"
+    assert weights({"scheme": "effective_number", "beta": 0.9}) == EffectiveNumber(scheme="effective_number", beta=0.9)
+    assert weights({"a": 1, "b": 0.5}) == {"a": 1.0, "b": 0.5}
+    # A label may be called anything, "scheme" too.
+    assert weights({"scheme": 1, "other": 2}) == {"scheme": 1.0, "other": 2.0}
+    assert weights(None) is None
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+def test_a_bare_string_is_the_loss_with_its_defaults(name: str) -> None:
+    assert accept(loss=name) == accept(loss={"type": name})
+
+
+def test_two_bad_values_are_both_told() -> None:
+    problems = problems_of({"dataset": "ds_1", "loss": {"type": "focal", "gamma": -1}, "training": {"epochs": "x"}})
+    assert [problem.pointer for problem in problems] == ["/loss/gamma", "/training/epochs"]
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
+    problem = refuse(split={"validation": 0.6, "test": 0.5})
+    assert problem.pointer == "/split"
+    assert "0.6" in problem.message
+    assert "less than 1" in problem.message
+
+
+def test_a_label_named_twice_is_refused() -> None:
+    problem = refuse(task={"labels": ["a", "b", "a"]})
+    assert problem.pointer == "/task"
+    assert "more than once" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "near"),
+    [
+        ({"tuning": {"type": "frozn"}}, "/tuning/type", "frozen"),
+        ({"training": {"optimizer": {"type": "adam"}}}, "/training/optimizer/type", "adamw"),
+        ({"training": {"schedule": {"type": "linar"}}}, "/training/schedule/type", "linear"),
+        ({"training": {"precision": "float23"}}, "/training/precision", "float32"),
+        ({"training": {"early_stopping": {"metric": "macrof1"}}}, "/training/early_stopping/metric", "macro_f1"),
+    ],
+)
+def test_a_misspelt_choice_is_told_which_one_is_near(body: dict[str, Any], pointer: str, near: str) -> None:
+    problem = refuse(**body)
+    assert problem.pointer == pointer
+    assert f"Did you mean '{near}'?" in problem.message
+
+
+def test_metadata_is_bounded() -> None:
+    assert refuse(metadata={str(i): "x" for i in range(17)}).pointer == "/metadata"
+    assert refuse(metadata={"k" * 65: "x"}).pointer == f"/metadata/{'k' * 65}"
+    assert refuse(metadata={"k": "x" * 513}).pointer == "/metadata/k"
+    assert accept(metadata={"k" * 64: "x" * 512}).metadata == {"k" * 64: "x" * 512}
+
+
+def test_a_spec_survives_json() -> None:
+    spec = accept(
+        loss={"type": "focal", "gamma": 1, "alpha": {"a": 1, "b": 2}},
+        task={"labels": ["b", "a"]},
+        training={"early_stopping": {"metric": "loss"}, "optimizer": {"type": "sgd"}},
+        metadata={"team": "nlp"},
+    )
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert JobSpec.model_validate(spec.model_dump()) == spec
+
+
+def test_a_spec_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValidationError):
+        accept().training = Training()  # type: ignore[misc]
+
+
+def test_the_json_schema_names_every_loss_with_its_limits() -> None:
+    schema = JobSpec.model_json_schema()
+    assert schema["required"] == ["dataset"]
+    assert schema["additionalProperties"] is False
+    gamma = schema["$defs"]["FocalSpec"]["properties"]["gamma"]
+    assert (gamma["minimum"], gamma["maximum"], gamma["default"]) == (0, 5, FocalSpec(type="focal").gamma)
+    assert "CrossEntropySpec" in schema["$defs"]
+
+
+def test_the_example_of_the_schema_is_a_spec() -> None:
+    for example in JobSpec.model_json_schema()["examples"]:
+        JobSpec.model_validate(example)

@@ -1,0 +1,58 @@
+"""Base models by name, and what is read of them before a job exists."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ml.bases import DEFAULT_BASE, base_sha256, find_base, read_base_facts
+from ml.specs.errors import SpecError
+from tests.ml.runs import flip_a_bit
+from tests.tiny_base import HIDDEN_SIZE, MAX_LENGTH, vocabulary
+
+
+def test_the_bundled_base_is_there_without_a_network() -> None:
+    facts = read_base_facts(DEFAULT_BASE, find_base(DEFAULT_BASE, {}))
+    assert (facts.model_type, facts.hidden_size, facts.layers, facts.max_length) == ("bert", 384, 6, 512)
+    assert 22_000_000 < facts.parameters < 23_000_000
+
+
+def test_a_registered_base_is_found_and_read(tiny_base: Path) -> None:
+    assert find_base("tiny", {"tiny": tiny_base}) == tiny_base
+    facts = read_base_facts("tiny", tiny_base)
+    assert (facts.hidden_size, facts.layers, facts.max_length) == (HIDDEN_SIZE, 2, MAX_LENGTH)
+    assert facts.vocabulary == len(vocabulary())
+
+
+def test_an_unknown_base_is_told_which_one_is_near() -> None:
+    with pytest.raises(SpecError, match="Did you mean 'minilm'") as caught:
+        find_base("minilmm", {})
+    assert (caught.value.problems[0].pointer, caught.value.problems[0].code) == ("/model", "model_not_found")
+
+
+@pytest.mark.parametrize("name", ["../tiny", "/etc", "https://example.com/model", "C:\\model"])
+def test_a_path_or_url_is_never_a_base(name: str) -> None:
+    with pytest.raises(SpecError, match="never taken from a request"):
+        find_base(name, {})
+
+
+def test_a_path_is_no_base_even_where_it_leads_to_one(tiny_base: Path) -> None:
+    with pytest.raises(SpecError):
+        find_base(str(tiny_base), {"tiny": tiny_base})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_the_digest_of_a_base_changes_with_each_file_that_answers_depend_on(
+    tiny_base: Path, tmp_path: Path, name: str
+) -> None:
+    copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
+    assert base_sha256(copy) == base_sha256(tiny_base)
+    flip_a_bit(copy / name)
+    assert base_sha256(copy) != base_sha256(tiny_base)
+
+
+def test_a_base_that_lacks_a_file_says_which(tiny_base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks tokenizer\.json"):
+        read_base_facts("tiny", copy)

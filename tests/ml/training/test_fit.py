@@ -1,0 +1,161 @@
+"""The loop: what it tells, when it stops, which weights it ends with."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ml.data.splits import Part
+from ml.training.errors import NonFiniteLossError, StoppedError
+from ml.training.fit import Fitted
+from ml.training.prepare import Prepared
+from ml.training.run import RunDirectory
+from tests.ml.runs import MACHINE, fit_run, lay_out, prepare_run, read_events, series, stop_after, weights_sha256
+from tests.tiny_base import LABEL_WORDS, learnable_rows
+
+
+def train(folder: Path, base: Path, **options: Any) -> tuple[RunDirectory, Prepared, Fitted]:
+    run = lay_out(folder, **options)
+    prepared = prepare_run(run, base)
+    return run, prepared, fit_run(run, prepared)
+
+
+@pytest.mark.parametrize(
+    "loss", ["focal", {"type": "cross_entropy", "label_smoothing": 0.1, "class_weights": "balanced"}], ids=str
+)
+def test_three_steps_have_the_same_losses_however_they_are_cut(tmp_path: Path, tiny_base: Path, loss: Any) -> None:
+    whole, cut = (
+        train(
+            tmp_path / str(rows),
+            tiny_base,
+            loss=loss,
+            training={"batch_size": 16, "max_steps": 3, "micro_batch_rows": rows, "dropout": 0.0},
+        )[0]
+        for rows in (None, 5)
+    )
+    for name in ("train/loss", "train/grad_norm"):
+        assert list(series(whole, name)) == [1, 2, 3]
+        assert series(cut, name) == pytest.approx(series(whole, name), rel=1e-5)
+    assert series(cut, "train/padding_share") != series(whole, "train/padding_share")
+
+
+@pytest.mark.parametrize(("tuning", "rate"), [("full", 3e-3), ("frozen", 0.1)])
+def test_what_can_be_learned_is_learned(tmp_path: Path, tiny_base: Path, tuning: str, rate: float) -> None:
+    rows = [(f"{a} {b}", label) for label, words in LABEL_WORDS.items() for a in words[:8] for b in words[:7] if a != b]
+    training = {"epochs": 10, "optimizer": {"type": "adamw", "learning_rate": rate}}
+    run, prepared, fitted = train(tmp_path, tiny_base, rows=rows[:150], training=training, tuning={"type": tuning})
+    assert fitted.metrics["test"]["accuracy"] >= 0.8
+    assert set(fitted.report) == {"delivery", "other", "refund"}
+    assert sum(row["rows"] for row in fitted.report.values()) == len(prepared.rows_of(Part.TEST)) == 15
+    losses = series(run, "train/loss")
+    assert losses[fitted.steps] < losses[1] / 2
+
+
+def test_the_same_spec_gives_the_same_weights_and_another_seed_others(tmp_path: Path, tiny_base: Path) -> None:
+    digests = [
+        weights_sha256(train(tmp_path / name, tiny_base, training={"epochs": 1, "seed": seed})[1].network)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_frozen_training_leaves_the_encoder_as_it_was(tmp_path: Path, tiny_base: Path) -> None:
+    run = lay_out(tmp_path, tuning={"type": "frozen"})
+    prepared = prepare_run(run, tiny_base)
+    assert prepared.encoder is not None
+    before = weights_sha256(prepared.encoder)
+    fit_run(run, prepared)
+    assert weights_sha256(prepared.encoder) == before
+    encoded = [event["data"]["encoded"] for event in read_events(run, "progress") if event["message"] == "encoding"]
+    assert encoded[-1] == 60
+
+
+def test_training_ends_at_max_steps_amid_an_epoch(tmp_path: Path, tiny_base: Path) -> None:
+    run, _, fitted = train(tmp_path, tiny_base, training={"max_steps": 8})
+    assert fitted.steps == 8
+    assert list(series(run, "train/loss")) == list(range(1, 9))
+    assert list(series(run, "validation/loss")) == [6, 8]
+    last = read_events(run, "progress")[-1]["data"]
+    assert (last["step"], last["steps"], last["eta_seconds"]) == (8, 8, 0)
+
+
+def test_the_learning_rate_follows_the_schedule(tmp_path: Path, tiny_base: Path) -> None:
+    training = {"epochs": 1, "optimizer": {"type": "adamw", "learning_rate": 0.006}, "schedule": {"warmup": 0.0}}
+    run, _, _ = train(tmp_path, tiny_base, training=training)
+    rates = [0.006, 0.005, 0.004, 0.003, 0.002, 0.001]
+    assert list(series(run, "train/learning_rate").values()) == pytest.approx(rates)
+
+
+def test_parts_without_rows_are_not_measured(tmp_path: Path, tiny_base: Path) -> None:
+    run, _, fitted = train(tmp_path, tiny_base, split={"validation": 0, "test": 0}, training={"epochs": 1})
+    assert (fitted.metrics, fitted.report) == ({}, {})
+    assert series(run, "validation/loss") == {}
+
+
+def test_early_stopping_ends_with_the_best_weights(tmp_path: Path, tiny_base: Path) -> None:
+    # Random labels: what is learned is wrong for validation, which gets worse and worse.
+    rows = [(text, "xy"[i // 2 % 2]) for i, (text, _) in enumerate(learnable_rows(80))]
+    training = {
+        "epochs": 20,
+        "dropout": 0.0,
+        "schedule": {"type": "constant"},
+        "optimizer": {"type": "adamw", "learning_rate": 0.005},
+        "early_stopping": {"metric": "loss", "patience": 2},
+    }
+    run, _, fitted = train(tmp_path, tiny_base, rows=rows, training=training)
+    losses = series(run, "validation/loss")
+    best = min(losses, key=losses.__getitem__)
+    assert fitted.steps == best + 2 * 8 < 20 * 8
+    assert losses[fitted.steps] > losses[best] + 0.01
+    assert fitted.metrics["validation"]["loss"] == pytest.approx(losses[best], rel=1e-6)
+    assert any(
+        "stopped early" in event["message"] and f"since step {best}" in event["message"]
+        for event in read_events(run, "message")
+    )
+
+
+def test_a_loss_that_is_not_a_number_names_the_step_and_the_way_out(tmp_path: Path, tiny_base: Path) -> None:
+    run = lay_out(tmp_path)
+    prepared = prepare_run(run, tiny_base)
+    with torch.no_grad():
+        prepared.network.model.classifier.bias[0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"the loss became nan .* at step 1\. Lower .*learning_rate"):
+        fit_run(run, prepared)
+
+
+def test_a_run_that_diverges_is_ended_at_the_step_where_it_does(tmp_path: Path, tiny_base: Path) -> None:
+    diverging = {"type": "sgd", "learning_rate": 10, "weight_decay": 1.0}  # weights grow ninefold a step
+    run = lay_out(
+        tmp_path,
+        training={"epochs": 100, "max_steps": 100, "optimizer": diverging, "max_grad_norm": None},
+    )
+    prepared = prepare_run(run, tiny_base)
+    with pytest.raises(NonFiniteLossError) as caught:
+        fit_run(run, prepared)
+    (step,) = re.findall(r"at step (\d+)", str(caught.value))
+    assert int(step) == max(series(run, "train/loss")) + 1 > 1
+
+
+def test_a_stop_while_texts_are_encoded_ends_the_run_at_once(tmp_path: Path, tiny_base: Path) -> None:
+    run = lay_out(tmp_path, tuning={"type": "frozen"})
+    with pytest.raises(StoppedError, match="while encoding"):
+        fit_run(run, prepare_run(run, tiny_base), lambda: True)
+
+
+def test_a_stop_is_heard_after_the_step_it_came_in(tmp_path: Path, tiny_base: Path) -> None:
+    run = lay_out(tmp_path)
+    with pytest.raises(StoppedError, match="stopped at step 3"):
+        fit_run(run, prepare_run(run, tiny_base), stop_after(run, 3))
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000003"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_weighted_loss_is_the_same_on_a_gpu(tmp_path: Path, tiny_base: Path) -> None:
+    weighted = {"loss": {"type": "cross_entropy", "class_weights": "balanced"}, "training": {"dropout": 0.0}}
+    here, _, _ = train(tmp_path / "cpu", tiny_base, **weighted)
+    there = lay_out(tmp_path / "cuda", **weighted)
+    fit_run(there, prepare_run(there, tiny_base), machine=replace(MACHINE, device="cuda"))
+    assert series(there, "train/loss")[1] == pytest.approx(series(here, "train/loss")[1], rel=1e-4)
