@@ -81,6 +81,12 @@ class FileStore:
         """Whether a file or folder is there."""
         return bool(self._fs.exists(self._path(key)))
 
+    def children(self, key: str) -> list[str]:
+        """The keys of what lies directly in a folder; none where there is no such folder."""
+        path = self._path(key)
+        names = self._fs.ls(path, detail=False) if self._fs.exists(path) else []
+        return sorted(f"{key}/{name.rstrip('/').rpartition('/')[2]}" for name in names)
+
     def delete(self, key: str) -> None:
         """Remove a file or a folder; one that isn't there is no error."""
         path = self._path(key)

@@ -112,7 +112,8 @@ class _Run:
         with self.database.read() as session:
             job = repository.get_claimed(session, self.claim)
             dataset = datasets.find(session, job.project_id, job.dataset_id)
-            checkpoints = repository.newest_checkpoints(session, job.id)[: self.settings.keep_checkpoints]
+            checkpoints = repository.newest_checkpoints(session, job.id)
+        self.sweep({checkpoint.folder for checkpoint in checkpoints})
         if dataset is None:
             raise FileNotFoundError(f"dataset {job.dataset_id}")
         _write_json(self.folder / "spec.json", job.spec)
@@ -129,12 +130,19 @@ class _Run:
                 "parent_pid": os.getpid(),
             },
         )
-        for checkpoint in checkpoints:
+        for checkpoint in checkpoints[: self.settings.keep_checkpoints]:
             name = f"step-{checkpoint.step:08d}"
             if name not in self.checkpoint_ids and self.store.exists(checkpoint.folder):
                 shutil.copytree(self.store.local_path(checkpoint.folder), self.folder / "checkpoints" / name)
                 self.checkpoint_ids[name] = checkpoint.id
         return job
+
+    def sweep(self, kept: set[str]) -> None:
+        """Remove from the store what a worker that was killed under an earlier claim left there, and no row names."""
+        for fence in range(1, self.claim.fence):
+            prefix = f"jobs/{self.claim.job_id}/{fence}"
+            for key in {f"{prefix}/artifact", *self.store.children(f"{prefix}/checkpoints")} - kept:
+                self.store.delete(key)
 
     # ------------------------------------------------------------------------------------------------------- during
 

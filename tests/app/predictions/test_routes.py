@@ -1,0 +1,273 @@
+"""Predictions over HTTP: what cannot be classified is refused with its place, and a model answers while it exists."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.db.tables import ModelRow
+from app.ids import new_id
+from app.jobs import repository
+from app.predictions.service import MEMORY_SECONDS
+from ml.inference.cache import ModelCache
+from tests.service import AppHouse, error_of, submit, tickets, tiny_base, tiny_spec, upload
+from workers.runner import Runner
+
+TEXT = "where is my parcel"
+LABELS = {"delivery", "other", "refund"}
+
+
+class House(AppHouse):
+    """The application with one trained model, of which copies are soon made."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(
+            home, base_models={"tiny": tiny_base()}, model_cache_size=2, inference_threads=1, trainer_threads=1
+        )
+        self.job = submit(self.client, tiny_spec(upload(self.client, tickets(60)), epochs=5))
+        self._run_queued_job()
+        self.model: str = self.client.get(f"/v1/jobs/{self.job}").json()["model_id"]
+
+    def _run_queued_job(self) -> None:
+        """What a worker's slot does, in this thread."""
+        now = self.database.now
+        with self.database.write() as session:
+            claim = repository.claim_next(session, queues=("cpu",), kinds=("training",), owner="w", lease=600, now=now)
+        assert claim is not None
+        Runner(self.database, self.services.models._store, self.settings).run(claim, {}, threading.Event())
+
+    def copy_model(self) -> str:
+        """Another model with the same files under another key."""
+        store, model_id = self.services.models._store, new_id("mdl")
+        with self.database.write() as session:
+            row = session.get_one(ModelRow, self.model)
+            store.put_folder(store.local_path(row.folder), f"copies/{model_id}")
+            columns = {column.key: getattr(row, column.key) for column in ModelRow.__mapper__.column_attrs}
+            other = {"id": model_id, "job_id": new_id("job"), "folder": f"copies/{model_id}"}
+            session.add(ModelRow(**{**columns, **other}))
+        return model_id
+
+    def predict(self, given: Any, model: str | None = None) -> list[dict[str, Any]]:
+        reply = self.client.post("/v1/predictions", json={"model": model or self.model, "input": given})
+        assert reply.status_code == 200, reply.text
+        results: list[dict[str, Any]] = reply.json()["results"]
+        return results
+
+    def refuse(self, status: int, *, raw: str | None = None, **body: Any) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if raw is None:
+            reply = self.client.post("/v1/predictions", json={"model": self.model, **body})
+        else:
+            reply = self.client.post("/v1/predictions", content=raw, headers=headers)
+        assert reply.status_code == status, reply.text
+        return error_of(reply)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    house = House(tmp_path_factory.mktemp("predictions"))
+    yield house
+    house.close()
+
+
+# -------------------------------------------------------------------------------------------------------------- answers
+
+
+def test_each_text_is_answered_with_every_labels_probability(house: House) -> None:
+    (result,) = house.predict(TEXT)
+    assert set(result) == {"label", "score", "scores"}
+    assert set(result["scores"]) == LABELS
+    assert sum(result["scores"].values()) == pytest.approx(1)
+    assert result["score"] == max(result["scores"].values()) == result["scores"][result["label"]]
+
+
+def test_answers_come_in_the_order_of_the_texts_and_do_not_depend_on_the_company(house: House) -> None:
+    texts = ["money " * 40, "a", "parcel late", "courier " * 20, "?", "文字", "\u0000", "a" * 100_000, "🙂 ok"]
+    together = house.predict(texts)
+    for text, result in zip(texts, together, strict=True):
+        (alone,) = house.predict(text)
+        assert alone["scores"] == pytest.approx(result["scores"], abs=1e-5)
+
+
+def test_a_list_holds_up_to_1024_texts(house: House) -> None:
+    assert len(house.predict([TEXT] * 1024)) == 1024
+
+
+def test_a_pair_is_read_as_two_texts(house: House) -> None:
+    pair, turned = house.predict([{"text": "money", "text_pair": "parcel"}, {"text": "parcel", "text_pair": "money"}])
+    assert pair["scores"] != turned["scores"]
+
+
+def test_a_prediction_says_what_it_is_and_how_long_it_took(house: House) -> None:
+    body = house.client.post("/v1/predictions", json={"model": house.model, "input": TEXT}).json()
+    assert (body["object"], body["model"], body["id"][:5]) == ("prediction", house.model, "pred_")
+    assert all(took >= 0 for took in body["timings_ms"].values())
+    assert set(body["timings_ms"]) == {"queue", "tokenize", "inference"}
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_jobs_id_is_no_model_and_the_reply_says_where_to_look(house: House) -> None:
+    error = house.refuse(404, model=house.job, input=TEXT)
+    assert (error["param"], error["code"]) == ("/model", "model_not_found")
+    assert "That is a job's id: its model_id names the model." in error["message"]
+
+
+@pytest.mark.parametrize("model", ["mdl_nowhere", "minilm", "../../etc/passwd", "https://x.example", "\x00"])
+def test_an_unknown_model_is_not_found(house: House, model: str) -> None:
+    error = house.refuse(404, model=model, input=TEXT)
+    assert (error["param"], error["code"]) == ("/model", "model_not_found")
+
+
+_REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no input": ({}, "/input", "missing_field"),
+    "null": ({"input": None}, "/input", "invalid_value"),
+    "an empty list": ({"input": []}, "/input", "no_input"),
+    "an empty text": ({"input": ""}, "/input", "empty_text"),
+    "a blank text": ({"input": " \n\t\u3000"}, "/input", "empty_text"),
+    "an empty text in a list": ({"input": [TEXT, ""]}, "/input/1", "empty_text"),
+    "an empty second text": ({"input": {"text": TEXT, "text_pair": ""}}, "/input", "empty_text"),
+    "1,025 texts": ({"input": [TEXT] * 1025}, "/input", "too_many_texts"),
+    "a number": ({"input": 7}, "/input", "invalid_value"),
+    "a number in a list": ({"input": [TEXT, 7]}, "/input/1", "invalid_value"),
+    "a list in a list": ({"input": [[TEXT]]}, "/input/0", "invalid_value"),
+    "true": ({"input": True}, "/input", "invalid_value"),
+    "half a pair": ({"input": {"text": TEXT}}, "/input/text_pair", "missing_field"),
+    "a pair with more": ({"input": {"text": TEXT, "text_pair": TEXT, "third": TEXT}}, "/input/third", "unknown_field"),
+    "a text too long": ({"input": "x" * 100_001}, "/input", "invalid_value"),
+    "an unknown field": ({"input": TEXT, "top": 3}, "/top", "unknown_field"),
+    "no model": ({"input": TEXT, "model": None}, "/model", "invalid_value"),
+}
+
+
+@pytest.mark.parametrize("name", _REFUSED)
+def test_what_cannot_be_classified_is_refused_with_its_place(house: House, name: str) -> None:
+    body, param, code = _REFUSED[name]
+    error = house.refuse(422, **body)
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+    assert len(error["message"]) < 1_000
+
+
+@pytest.mark.parametrize(
+    "given", [r'"\ud800"', r'["ok", "a \udfff b"]', r'{"text": "ok", "text_pair": "\ud83d"}', r'"\udc00\ud800"']
+)
+def test_half_of_a_surrogate_pair_is_refused(house: House, given: str) -> None:
+    error = house.refuse(422, raw=f'{{"model": "{house.model}", "input": {given}}}')
+    assert error["param"].startswith("/input")
+
+
+@pytest.mark.parametrize("raw", ["", "{", "[]", "null", '"text"'])
+def test_a_body_that_is_no_request_is_refused(house: House, raw: str) -> None:
+    house.refuse(400 if raw == "{" else 422, raw=raw)
+
+
+def test_a_body_that_is_too_large_is_not_read(house: House) -> None:
+    assert house.refuse(413, input=["x" * 10_000] * 200)["code"] == "body_too_large"
+
+
+# ------------------------------------------------------------------------------------------- models that come and go
+
+
+def test_a_model_that_fell_out_of_the_cache_is_loaded_again(house: House) -> None:
+    models = [house.model, *(house.copy_model() for _ in range(3))]  # the cache holds two
+    first = [house.predict(TEXT, model) for model in models]
+    again = [house.predict(TEXT, model) for model in reversed(models)]
+    assert all(answer == first[0] for answer in first + again)
+
+
+def test_many_callers_at_once_each_get_their_models_answer(house: House) -> None:
+    models = [house.model, *(house.copy_model() for _ in range(2))]
+    (expected,) = house.predict(TEXT)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: house.predict(TEXT, models[number % 3]), range(48)))
+    for (answer,) in answers:
+        assert answer["scores"] == pytest.approx(expected["scores"], abs=1e-5)
+
+
+def test_a_deleted_model_is_gone_at_once(house: House) -> None:
+    model = house.copy_model()
+    house.predict(TEXT, model)
+    assert house.client.delete(f"/v1/models/{model}").status_code == 204
+    assert house.refuse(404, model=model, input=TEXT)["code"] == "model_not_found"
+    house.predict(TEXT)
+
+
+def test_a_model_deleted_by_another_process_is_gone_after_a_moment(house: House) -> None:
+    model = house.copy_model()
+    house.predict(TEXT, model)
+    with house.database.write() as session:
+        session.delete(session.get_one(ModelRow, model))
+    time.sleep(MEMORY_SECONDS + 0.1)
+    house.refuse(404, model=model, input=TEXT)
+
+
+def test_a_model_whose_answers_changed_is_not_served(house: House) -> None:
+    model = house.copy_model()
+    file = house.services.models._store.local_path(f"copies/{model}") / "minimand.json"
+    description = json.loads(file.read_text())
+    description["probe"]["logits"][0][0] += 0.01
+    file.write_text(json.dumps(description))
+    error = house.refuse(503, model=model, input=TEXT)
+    assert error["code"] == "model_unfit"
+    assert "probe texts" in error["message"]
+
+
+def test_another_projects_model_is_not_found_even_while_it_is_loaded(house: House) -> None:
+    house.predict(TEXT)
+    other = house.client_of_another_project()
+    for reply in (
+        other.post("/v1/predictions", json={"model": house.model, "input": TEXT}),
+        other.get(f"/v1/models/{house.model}"),
+        other.get(f"/v1/models/{house.model}/report"),
+        other.get(f"/v1/models/{house.model}/download"),
+        other.delete(f"/v1/models/{house.model}"),
+    ):
+        assert (reply.status_code, error_of(reply)["code"]) == (404, "model_not_found")
+    assert other.get("/v1/models").json()["data"] == []
+    house.predict(TEXT)
+
+
+def test_a_key_is_asked_for(house: House) -> None:
+    reply = house.client_with(None).post("/v1/predictions", json={"model": house.model, "input": TEXT})
+    assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
+
+
+_ASK = """
+import sys
+from pathlib import Path
+from fastapi.testclient import TestClient
+from app.main import create_app
+from app.settings import Settings
+home, model = Path(sys.argv[1]), sys.argv[2]
+key = (home / "admin.key").read_text().strip()
+client = TestClient(create_app(Settings(home=home)), headers={"Authorization": "Bearer " + key})
+reply = client.post("/v1/predictions", json={"model": model, "input": ["ok", "fine"]})
+assert reply.status_code == 200, reply.text
+print(*sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+
+
+def test_answering_loads_neither_torch_nor_transformers(house: House) -> None:
+    command = [sys.executable, "-c", _ASK, str(house.settings.home), house.model]
+    assert subprocess.check_output(command, text=True).strip() == ""
+
+
+def test_a_load_that_failed_is_tried_again(tmp_path: Path, house: House) -> None:
+    def fail() -> tuple[Path, Path]:
+        raise FileNotFoundError(tmp_path)
+
+    cache = ModelCache(2, 1)
+    with pytest.raises(FileNotFoundError):
+        cache.get("mdl_x", fail)
+    assert cache.peek("mdl_x") is None
+    with house.database.read() as session:
+        folders = house.services.models.folders(session.get_one(ModelRow, house.model))
+    assert cache.get("mdl_x", lambda: folders).description.labels == sorted(LABELS)

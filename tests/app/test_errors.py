@@ -1,0 +1,103 @@
+"""Errors: one shape for every failure, and nothing of our insides in it."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import HTTPException
+
+from app.errors import NotFoundError, ServiceError, UnavailableError
+from tests.service import AppHouse, error_of
+
+SECRET = "the secret of the trade, row 17"
+
+
+class BrokenHouse(AppHouse):
+    """The application, with a few routes that fail in their own ways."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+
+        def fail(kind: str) -> None:
+            raise {
+                "fault": RuntimeError(SECRET),
+                "busy": UnavailableError("Too much to do.", code="busy", retry_after=7),
+                "gone": NotFoundError("It isn't there.", code="thing_not_found", param="/thing"),
+                "teapot": HTTPException(418, "short and stout"),
+            }[kind]
+
+        self.app.add_api_route("/fail/{kind}", fail, methods=["GET", "POST"], include_in_schema=False)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokenHouse]:
+    house = BrokenHouse(tmp_path_factory.mktemp("errors"))
+    yield house
+    house.close()
+
+
+def test_an_unhandled_fault_is_a_500_that_tells_nothing_of_our_insides(
+    house: BrokenHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        reply = house.client.get("/fail/fault", headers={"x-request-id": "my-request"})
+    assert reply.status_code == 500
+    error = error_of(reply)
+    assert (error["type"], error["param"], error["code"]) == ("server_error", None, "internal_error")
+    assert reply.headers["x-request-id"] == "my-request"
+    for inside in (SECRET, "RuntimeError", "Traceback", ".py"):
+        assert inside not in reply.text
+    # Whoever runs the service finds the whole story in the log.
+    assert SECRET in caplog.text
+
+
+def test_a_refusal_keeps_its_words_its_place_and_its_status(house: BrokenHouse) -> None:
+    reply = house.client.get("/fail/gone")
+    assert reply.status_code == 404
+    assert error_of(reply) == {
+        "message": "It isn't there.",
+        "type": "not_found_error",
+        "param": "/thing",
+        "code": "thing_not_found",
+    }
+
+
+def test_a_refusal_that_passes_says_when_to_come_again(house: BrokenHouse) -> None:
+    reply = house.client.get("/fail/busy")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "7")
+    assert error_of(reply)["type"] == "unavailable_error"
+
+
+def test_what_the_framework_refuses_has_the_same_shape(house: BrokenHouse) -> None:
+    reply = house.client.get("/fail/teapot")
+    assert reply.status_code == 418
+    assert error_of(reply)["message"] == "short and stout"
+
+
+@pytest.mark.parametrize("path", ["/fail/gone", "/v1/jobs", "/nowhere", "/healthz", "/docs", "/openapi.json"])
+def test_every_reply_names_its_request(house: BrokenHouse, path: str) -> None:
+    replies = [house.client.get(path), house.client_with(None).get(path), house.client.post(path)]
+    ids = [reply.headers["x-request-id"] for reply in replies]
+    assert all(given.startswith("req_") for given in ids)
+    assert len(set(ids)) == len(ids)
+    assert house.client.get(path, headers={"x-request-id": "Mine.1-2_3"}).headers["x-request-id"] == "Mine.1-2_3"
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é", "<script>"])
+def test_a_request_id_that_is_no_plain_word_is_replaced(house: BrokenHouse, given: str) -> None:
+    reply = house.client.get("/healthz", headers={b"x-request-id": given.encode()})
+    assert reply.headers["x-request-id"].startswith("req_")
+
+
+def test_every_refusal_has_a_status_and_a_type_of_its_kind() -> None:
+    kinds = {kind.__name__: (kind.status, kind.type) for kind in ServiceError.__subclasses__()}
+    assert kinds == {
+        "BadRequestError": (400, "invalid_request_error"),
+        "AuthenticationError": (401, "authentication_error"),
+        "NotFoundError": (404, "not_found_error"),
+        "ConflictError": (409, "conflict_error"),
+        "UnsupportedMediaTypeError": (415, "invalid_request_error"),
+        "InvalidInputError": (422, "invalid_request_error"),
+        "UnavailableError": (503, "unavailable_error"),
+    }

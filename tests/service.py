@@ -1,0 +1,383 @@
+"""The real thing, for tests: the API, workers or `minimand up` as processes of their own, spoken to over HTTP.
+
+Its settings come by environment, as an operator's do; leases and polls are short, so that a fault test need not wait.
+"""
+
+import atexit
+import contextlib
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil  # type: ignore[import-untyped]
+from fastapi.testclient import TestClient
+
+from app.db.migrate import upgrade
+from app.db.tables import KeyRow, ProjectRow
+from app.http.services import Services
+from app.ids import new_id
+from app.keys.service import new_secret
+from app.main import create_app
+from app.settings import Settings
+from app.supervisor import PARENT_PID_VARIABLE
+from tests.conftest import wait_until_gone
+from tests.tiny_base import MAX_LENGTH, learnable_rows
+
+LEASE_SECONDS = 2.0
+POLL_SECONDS = 0.5
+ENDED = ("succeeded", "failed", "cancelled")
+
+Found = TypeVar("Found")
+
+
+class Program:
+    """One of our commands, running, with what it printed."""
+
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path, *, is_tied: bool) -> None:
+        self.log = log
+        # Tied to this process: a test run that is killed leaves no server behind. `up` has nobody above it.
+        tie = {PARENT_PID_VARIABLE: str(os.getpid())} if is_tied else {}
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "app.cli", *arguments],
+                env={**environment, **tie},
+                cwd=log.parent,  # where an operator stands must not matter
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, pattern: str, timeout_seconds: float = 60) -> str:
+        """The first group of a pattern, once the program has printed it."""
+
+        def look() -> "re.Match[str] | None":
+            assert self.is_running or re.search(pattern, self.said()), f"it ended:\n{self.said()}"
+            return re.search(pattern, self.said())
+
+        found = wait_until(look, timeout_seconds, lambda: f"no {pattern!r} in:\n{self.said()}")
+        return found[found.re.groups]
+
+    def kill(self) -> None:
+        """SIGKILL: no time for last words."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, timeout_seconds: float = 60) -> int:
+        """SIGTERM, and the exit status."""
+        if self.is_running:
+            self.process.terminate()
+        return self.process.wait(timeout_seconds)
+
+
+class RunningService:
+    """One installation: a home, a database, a broker, and whichever of its programs were started."""
+
+    def __init__(self, home: Path, *, has_tiny_base: bool = True, **settings: object) -> None:
+        """settings: by field name, e.g. `broker_url`; None leaves a default."""
+        self.home = home.resolve()
+        self.home.mkdir(parents=True, exist_ok=True)
+        given = {
+            "home": self.home,
+            "port": 0,
+            "lease_seconds": LEASE_SECONDS,
+            "poll_seconds": POLL_SECONDS,
+            "trainer_threads": 1,
+            "trainer_nice": 0,
+            "inference_threads": 1,
+            "devices": "cpu",
+            "base_models": json.dumps({"tiny": str(tiny_base())} if has_tiny_base else {}),
+            **settings,
+        }
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("MINIMAND_")}
+        given = {name: value for name, value in given.items() if value is not None}
+        self.environment |= {f"MINIMAND_{name.upper()}": str(value) for name, value in given.items()}
+        self.programs: list[Program] = []
+        self.url = ""
+
+    # ------------------------------------------------------------------------------------------------------ programs
+
+    def start_up(self) -> Program:
+        """`minimand up`: everything in one place."""
+        program = self._start("up")
+        self.url = program.wait_for(r"Minimand is ready: (http://\S+)")
+        return program
+
+    def start_api(self) -> Program:
+        """The schema, then the API."""
+        migrated = self._start("migrate")
+        assert migrated.process.wait(60) == 0, migrated.said()
+        program = self._start("api")
+        self.url = program.wait_for(r"Listening on (http://\S+)")
+        wait_until(self._is_ready, 60, program.said)
+        return program
+
+    def start_worker(self) -> Program:
+        """A worker, ready to claim. The command becomes `python -m workers`."""
+        program = self._start("worker")
+        program.wait_for(r"(workers:? ready)")
+        return program
+
+    def close(self) -> None:
+        """End all that still runs, and see that nothing is left."""
+        for program in reversed(self.programs):
+            program.stop()
+        wait_until_gone(self.trainers(), timeout_seconds=5)
+
+    def _start(self, role: str) -> Program:
+        log = self.home.parent / f"{self.home.name}-{len(self.programs)}-{role}.log"
+        program = Program([role], self.environment, log, is_tied=role != "up")
+        self.programs.append(program)
+        return program
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+    # --------------------------------------------------------------------------------------------------- what it does
+
+    def client(self, **headers: str) -> httpx.Client:
+        """Speaks to the API with the admin key; every reply must name its request."""
+        key = (self.home / "admin.key").read_text().strip()
+        return httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}", **headers},
+            timeout=60,
+            event_hooks={"response": [_require_request_id]},
+        )
+
+    def trainers(self) -> set[int]:
+        """The trainers of this home that run now."""
+        return {pid for pid, words in _processes() if "ml.training" in words and self._is_mine(words)}
+
+    def processes(self) -> set[int]:
+        """All processes whose command line or environment names this home: trainers, broker, worker, API."""
+        return {pid for pid, words in _processes() if self._is_mine(words) or self._is_mine(_environment_of(pid))}
+
+    def wait_for_trainer(self, *, other_than: set[int] = frozenset()) -> int:  # type: ignore[assignment]
+        """The pid of a running trainer."""
+        return min(wait_until(lambda: self.trainers() - other_than, 30, self._log_of_all))
+
+    def _is_mine(self, words: Sequence[str]) -> bool:
+        return any(word == str(self.home) or f"{self.home}/" in word for word in words)
+
+    def wait_for_job(
+        self, client: httpx.Client, job_id: str, statuses: Sequence[str] = ENDED, timeout_seconds: float = 90
+    ) -> dict[str, Any]:
+        """The job, once it has one of these statuses."""
+
+        def look() -> dict[str, Any] | None:
+            job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").raise_for_status().json()
+            assert job["status"] in statuses or job["status"] not in ENDED, f"{job}\n{self._log_of_all()}"
+            return job if job["status"] in statuses else None
+
+        return wait_until(look, timeout_seconds, self._log_of_all)
+
+    def wait_for_checkpoint(self, client: httpx.Client, job_id: str, *, after: int = 0) -> int:
+        """The step of a job's newest checkpoint, once there is one later than `after`."""
+
+        def look() -> int:
+            page = client.get(f"/v1/jobs/{job_id}/checkpoints", params={"limit": 100}).raise_for_status().json()
+            return max((one["step"] for one in page["data"] if one["step"] > after), default=0)
+
+        return wait_until(look, 60, self._log_of_all)
+
+    def run_directories(self) -> list[Path]:
+        """What lies where trainers work."""
+        return list((self.home / "scratch" / "runs").glob("*"))
+
+    def temporary_files(self) -> list[Path]:
+        """What was begun in the store and never finished."""
+        return list((self.home / "files").rglob(".tmp-*"))
+
+    def _log_of_all(self) -> str:
+        return "\n".join(f"--- {program.log.name}\n{program.said()[-4000:]}" for program in self.programs)
+
+
+@contextlib.contextmanager
+def running(home: Path, **settings: Any) -> Iterator[RunningService]:
+    """An installation whose programs end with the block."""
+    service = RunningService(home, **settings)
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def wait_until(look: Callable[[], Found | None], timeout_seconds: float, explain: Callable[[], str] = str) -> Found:
+    """What `look` finds, once it finds something."""
+    give_up_at = time.monotonic() + timeout_seconds
+    while not (found := look()):
+        assert time.monotonic() < give_up_at, f"not within {timeout_seconds} s; {explain()}"
+        time.sleep(0.05)
+    return found
+
+
+class AppHouse:
+    """The API's application in this process, over a database and a folder of its own: no worker, and no broker."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        self.settings = Settings(home=home, **settings)
+        upgrade(self.settings.resolved_database_url)
+        self.app = create_app(self.settings)
+        self.services: Services = self.app.state.services
+        self.database = self.services.database
+        secret = self.services.keys.ensure_admin_key(self.settings.admin_key_path)
+        assert secret is not None
+        self.secret = secret
+        self.client = self.client_with(secret)
+
+    def client_with(self, secret: str | None) -> TestClient:
+        """A client with this key, or with none."""
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        return TestClient(self.app, raise_server_exceptions=False, headers=headers)
+
+    def client_of_another_project(self) -> TestClient:
+        """A client whose key opens a new project."""
+        secret, now = new_secret(), time.time()
+        project = ProjectRow(id=new_id("proj"), name="another", created_at=now)
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        with self.database.write() as session:
+            session.add(project)
+            session.flush()
+            key = KeyRow(id=new_id("key"), project_id=project.id, name="k", secret_sha256=digest, created_at=now)
+            session.add(key)
+        return self.client_with(secret)
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self.services.predictions.close()
+        self.database.close()
+
+
+def error_of(reply: Any) -> dict[str, Any]:
+    """The error in a reply, which must have the one shape and name its request."""
+    assert reply.headers["x-request-id"]
+    assert reply.headers["content-type"] == "application/json"
+    assert set(reply.json()) == {"error"}, reply.text
+    error: dict[str, Any] = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert error["type"]
+    assert error["code"]
+    return error
+
+
+# ------------------------------------------------------------------------------------------------------------- the work
+
+
+@functools.cache
+def tiny_base() -> Path:
+    """The folder of a tiny base model, made once in a session, by a process of its own: torch stays out of this one."""
+    folder = Path(tempfile.mkdtemp(prefix="minimand-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    code = "import sys, pathlib, tests.tiny_base as tiny; tiny.make_tiny_base(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=Path(__file__).parents[1], check=True)
+    return folder
+
+
+def tickets(rows: int, *, text: str = "text", label: str = "label", seed: int = 0) -> bytes:
+    """A CSV of short requests under three labels, in turn, that even a tiny model learns."""
+    table = io.StringIO()
+    csv.writer(table).writerows([(text, label), *learnable_rows(rows, seed)])
+    return table.getvalue().encode()
+
+
+def upload(client: httpx.Client, content: bytes, **form: str) -> str:
+    """The id of a new dataset."""
+    reply = client.post("/v1/datasets", files={"file": ("tickets.csv", content)}, data=form)
+    assert reply.status_code == 201, reply.text
+    assert reply.headers["location"] == f"/v1/datasets/{reply.json()['id']}"
+    dataset_id: str = reply.json()["id"]
+    return dataset_id
+
+
+def tiny_spec(dataset: str, **training: Any) -> dict[str, Any]:
+    """A job of about a second of training on the tiny base model."""
+    optimizer = {"type": "adamw", "learning_rate": 3e-3}
+    given = {"epochs": 12, "batch_size": 8, "max_length": MAX_LENGTH, "optimizer": optimizer, **training}
+    return {"dataset": dataset, "model": "tiny", "training": given}
+
+
+def slow_spec(dataset: str, **training: Any) -> dict[str, Any]:
+    """A job of some seconds of training, which leaves time for a fault, with a checkpoint every few steps."""
+    return tiny_spec(dataset, **{"epochs": 1000, "max_steps": 400, "checkpoint_every_seconds": 0.3, **training})
+
+
+def submit(client: httpx.Client, spec: dict[str, Any], **headers: str) -> str:
+    """The id of a new job."""
+    reply = client.post("/v1/jobs", json=spec, headers=headers)
+    assert reply.status_code == 201, reply.text
+    assert reply.headers["location"] == f"/v1/jobs/{reply.json()['id']}"
+    job_id: str = reply.json()["id"]
+    return job_id
+
+
+def all_items(client: httpx.Client, path: str, **query: Any) -> list[dict[str, Any]]:
+    """Every item of a list, page by page; each has an id, and none comes twice."""
+    items: list[dict[str, Any]] = []
+    after: dict[str, Any] = {}
+    while True:
+        page = client.get(path, params={**query, **after}).raise_for_status().json()
+        assert page["object"] == "list"
+        ids = [item["id"] for item in page["data"]]
+        assert [page["first_id"], page["last_id"]] == ([ids[0], ids[-1]] if ids else [None, None])
+        items += page["data"]
+        if not page["has_more"]:
+            break
+        after = {"after": page["last_id"]}
+    ids = [item["id"] for item in items]
+    assert len(set(ids)) == len(ids)
+    return items
+
+
+def events_of(client: httpx.Client, job_id: str) -> list[dict[str, Any]]:
+    """A job's whole story."""
+    return all_items(client, f"/v1/jobs/{job_id}/events", limit=100)
+
+
+def reasons_of(events: Sequence[dict[str, Any]]) -> list[str]:
+    """The reasons of its status events."""
+    return [event["data"]["reason"] for event in events if event["type"] == "status"]
+
+
+def _require_request_id(reply: httpx.Response) -> None:
+    assert reply.headers.get("x-request-id"), f"{reply.request.method} {reply.request.url} has no x-request-id"
+
+
+def _processes() -> Iterator[tuple[int, list[str]]]:
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if process.info["status"] != psutil.STATUS_ZOMBIE:
+            yield process.pid, process.info["cmdline"] or []
+
+
+def _environment_of(pid: int) -> list[str]:
+    try:
+        return [value for name, value in psutil.Process(pid).environ().items() if name == "MINIMAND_HOME"]
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return []
