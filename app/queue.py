@@ -58,6 +58,7 @@ def make_celery(broker_url: str) -> Celery:
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # for ever: a worker must not end, and stop its trainers, over a doorbell
         broker_transport_options={"socket_connect_timeout": 1, "socket_timeout": 5},
     )
     return celery

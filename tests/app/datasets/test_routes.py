@@ -294,8 +294,14 @@ class TestRefusals:
         assert reply.json()["metadata"] == metadata
 
     def test_a_form_without_a_file_is_refused(self, house: House) -> None:
-        reply = house.client.post("/v1/datasets", data={"name": "n"}, files={"other": b""})
+        reply = house.client.post("/v1/datasets", files={"name": (None, "n")})
         assert (reply.status_code, reply.json()["error"]["code"]) == (422, "missing_field")
+
+    def test_a_misspelt_form_field_is_refused_with_a_hint(self, house: House) -> None:
+        form = {"colums": '{"text": "body"}'}
+        error = house.client.post("/v1/datasets", data=form, files={"file": b"text,label\na,b\n"}).json()["error"]
+        assert (error["code"], error["param"]) == ("unknown_field", "/colums")
+        assert "Did you mean 'columns'?" in error["message"]
 
     def test_a_broken_form_is_refused(self, house: House) -> None:
         reply = house.client.post("/v1/datasets", content=b"", headers={"Content-Type": "multipart/form-data"})
