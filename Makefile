@@ -10,7 +10,8 @@ SETUP  := .venv/.installed
 help:            ## Show this help
 	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  +## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-# torch comes first and by itself: a later, looser requirement then finds it already there and pulls no CUDA packages.
+# torch comes first and by itself: whatever build that brings, a later, looser requirement finds it there and pulls no
+# other. Where your index's default build carries CUDA, point pip at the CPU builds (see the README).
 $(SETUP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"

@@ -35,10 +35,14 @@ def run_demo(settings: Settings, *, data: Path | None, text: str | None, label: 
     if not source.is_file():
         console.print(f"[red]There is no file {source}.[/] Name one with --data.")
         return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         with _service(settings) as (url, supervisor):
             key = settings.admin_key_path.read_text().strip()
-            with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=120) as client:
+            with httpx.Client(
+                base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=120, trust_env=False
+            ) as client:
                 _walk(client, source, text, label, settings)
             console.print(f"\n  Docs     [bold]{url}/docs[/]   (Authorize with the key in {settings.admin_key_path})")
             if os.environ.get("DEMO_EXIT") == "1":
@@ -51,6 +55,11 @@ def run_demo(settings: Settings, *, data: Path | None, text: str | None, label: 
         console.print(f"\n[red]{error}[/]")
         return 1
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    """A demo that is ended, however, stops the service it started."""
+    raise KeyboardInterrupt
 
 
 class DemoError(Exception):
@@ -186,7 +195,7 @@ def _wait_until_ready(url: str, supervisor: "subprocess.Popen[bytes]", log: Path
         if supervisor.poll() is not None:
             raise DemoError(f"The service did not start:\n{log.read_text(errors='replace')[-2000:]}")
         try:
-            if httpx.get(f"{url}/readyz", timeout=2).is_success:
+            if httpx.get(f"{url}/readyz", timeout=2, trust_env=False).is_success:
                 return
         except httpx.HTTPError:
             pass

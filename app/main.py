@@ -1,5 +1,6 @@
 """create_app(): builds the services and mounts the routes. Wiring, nothing else."""
 
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -59,6 +60,10 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if reconciler:
             reconciler.start()
+            # Uploads are spooled here: the system's own temp folder may lie in memory.
+            spool = settings.scratch / "spool"
+            spool.mkdir(parents=True, exist_ok=True)
+            tempfile.tempdir = str(spool)
         yield
         if reconciler:
             reconciler.stop()

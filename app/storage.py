@@ -12,7 +12,8 @@ from uuid import uuid4
 
 import fsspec
 
-MANIFEST = "manifest.json"
+from ml.artifact.manifest import MANIFEST
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -32,13 +33,15 @@ class FileStore:
             self._fs.put_file(str(source), path)
             return
         target = Path(path)
+        made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".tmp-{uuid4().hex}")
         try:
             shutil.copyfile(source, temporary)
             _flush(temporary)
             temporary.replace(target)
-            _flush(target.parent)
+            for folder in {target.parent, *(folder.parent for folder in made)}:
+                _flush(folder)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -82,13 +82,45 @@ class _Run:
         self.tail = EventTail(folder / "events.jsonl")
         self.checkpoint_ids: dict[str, str] = {}  # by folder name in the run directory
         self.wanted: str | None = None
+        self.is_lost = False
         self.renewed_at = self.told_at = time.monotonic()
 
     def carry_out(self, environment: Mapping[str, str], stopping: threading.Event) -> Released | None:
+        """Run the job, renewing its lease all the while: files may take longer to move than a lease lasts."""
+        over = threading.Event()
+        beat = threading.Thread(target=self.beat, args=(over,), name=f"beat-{self.claim.job_id[-6:]}", daemon=True)
+        beat.start()
         try:
-            job = self.prepare()
-        except (OSError, DamagedFolderError) as error:
-            return self.release(charge=True, reason=f"its files could not be made ready: {error}")
+            return self.run_child(environment, stopping)
+        except LostClaimError:
+            raise
+        except Exception as error:  # the boundary of a job: whatever went wrong, it goes back to the queue at once
+            log.exception("job %s: unexpected fault in its runner", self.claim.job_id)
+            # A store or a database that is away comes back: a job must not spend its attempts in that moment.
+            stopping.wait(self.settings.poll_seconds)
+            return self.release(charge=True, reason=f"its runner failed: {type(error).__name__}: {error}")
+        finally:
+            over.set()
+            beat.join()
+
+    def beat(self, over: threading.Event) -> None:
+        """Renew the lease every quarter of it, until the run is over or the claim is lost."""
+        lease = self.settings.lease_seconds
+        while not over.wait(lease / 4) and not self.is_lost:
+            try:
+                with self.database.write() as session:
+                    self.wanted = repository.renew_lease(session, self.claim, lease=lease, now=self.database.now)
+                self.renewed_at = time.monotonic()
+            except LostClaimError:
+                self.is_lost = True
+            except UnavailableError:
+                # We end ourselves before the lease does: by then another worker may have the job.
+                self.is_lost = time.monotonic() - self.renewed_at > 0.75 * lease
+                log.warning("job %s: the lease could not be renewed, trying again", self.claim.job_id)
+
+    def run_child(self, environment: Mapping[str, str], stopping: threading.Event) -> Released | None:
+        """From a claimed row to an end, or back to the queue."""
+        job = self.prepare()
         trainer = TrainerProcess(self.folder, environment)
         try:
             status, reason = self.watch(trainer, stopping)
@@ -133,7 +165,14 @@ class _Run:
         for checkpoint in checkpoints[: self.settings.keep_checkpoints]:
             name = f"step-{checkpoint.step:08d}"
             if name not in self.checkpoint_ids and self.store.exists(checkpoint.folder):
-                shutil.copytree(self.store.local_path(checkpoint.folder), self.folder / "checkpoints" / name)
+                copied = self.folder / "checkpoints" / name
+                shutil.copytree(self.store.local_path(checkpoint.folder), copied)
+                try:
+                    verify_folder(copied)
+                except DamagedFolderError as error:
+                    log.warning("job %s: checkpoint %s is damaged: %s", job.id, checkpoint.id, error)
+                    shutil.rmtree(copied)
+                    continue
                 self.checkpoint_ids[name] = checkpoint.id
         return job
 
@@ -156,7 +195,8 @@ class _Run:
             now = time.monotonic()
             if now - self.told_at >= WRITE_EVERY_SECONDS and self.take_over_events():
                 heard_at = now
-            self.renew(now)
+            if self.is_lost:
+                raise LostClaimError(self.claim.job_id)
             if stop_by is None and (stopping.is_set() or self.wanted is not None):
                 reason = "the worker was asked to stop" if self.wanted is None else f"it was asked to {self.wanted}"
                 stop_by = now + self.settings.stop_timeout_seconds
@@ -166,26 +206,21 @@ class _Run:
             elif now - heard_at > self.settings.progress_timeout_seconds:
                 seconds = self.settings.progress_timeout_seconds
                 return trainer.kill(), f"its trainer made no progress for {seconds:g} s"
-        self.take_over_events()
+        while not self.take_over_all():
+            if self.is_lost:
+                raise LostClaimError(self.claim.job_id)
+            time.sleep(0.5)
         return status, reason
-
-    def renew(self, now: float) -> None:
-        """Keep the lease; end ourselves (LostClaimError) before it ends when the database cannot be reached."""
-        lease = self.settings.lease_seconds
-        if now - self.renewed_at < lease / 4:
-            return
-        try:
-            with self.database.write() as session:
-                self.wanted = repository.renew_lease(session, self.claim, lease=lease, now=self.database.now)
-            self.renewed_at = now
-        except UnavailableError as error:
-            if time.monotonic() - self.renewed_at > 0.75 * lease:
-                raise LostClaimError(self.claim.job_id) from error
-            log.warning("job %s: the lease could not be renewed, trying again", self.claim.job_id)
 
     def take_over_events(self) -> bool:
         """Carry what the child told into the database. True when there was anything."""
         self.told_at = time.monotonic()
+        before = self.tail.offset
+        is_all = self.take_over_all()
+        return not is_all or self.tail.offset != before
+
+    def take_over_all(self) -> bool:
+        """Carry every line into the database, in order. False while it is away: what is left is taken next time."""
         lines = self.tail.read()
         told = _Told(self.checkpoint_ids)
         try:
@@ -200,17 +235,18 @@ class _Run:
                     self.tail.offset = offset
             self.write_down(told)
         except UnavailableError:
-            pass  # the offset stays: the same lines are taken next time
-        return bool(lines)
+            return False
+        return True
 
     def write_down(self, told: "_Told") -> None:
         """Write what was told, in one transaction."""
         if told.offset is None:
             return
         with self.database.write() as session:
-            repository.take_over(session, self.claim, told.events, events_offset=told.offset, **told.columns)
+            wanted = repository.take_over(session, self.claim, told.events, events_offset=told.offset, **told.columns)
             repository.put_metrics(session, self.claim.job_id, told.metrics)
         self.tail.offset = told.offset
+        self.wanted = wanted
 
     def has_new_checkpoint(self, name: str) -> bool:
         """Whether a checkpoint is there and not stored yet; one that newer ones replaced meanwhile is gone."""
@@ -243,7 +279,10 @@ class _Run:
         except LostClaimError:
             self.store.delete(key)
             raise
-        except (OSError, DamagedFolderError, UnavailableError) as error:
+        except UnavailableError:
+            # Whether the row was written is not known, so its files stay: what no row names is swept at the next claim.
+            raise
+        except (OSError, DamagedFolderError) as error:
             self.store.delete(key)
             log.warning("job %s: checkpoint %s was not stored: %s", self.claim.job_id, name, error)
             return
@@ -256,7 +295,8 @@ class _Run:
             for row in old:
                 repository.delete_checkpoint(session, row.id)
         for row in old:
-            self.store.delete(row.folder)
+            with suppress(OSError):  # debris is no reason to stop a healthy trainer
+                self.store.delete(row.folder)
 
     # -------------------------------------------------------------------------------------------------------- after
 
@@ -269,8 +309,8 @@ class _Run:
             base_key = self.store_base(base, description.base_sha256) if description.head == "linear" else None
             key = f"{self.prefix}/artifact"
             self.store.put_folder(artifact, key)
-        except (OSError, DamagedFolderError) as error:
-            return self.release(charge=True, reason=f"its model could not be stored: {error}")
+        except DamagedFolderError as error:
+            return self.release(charge=True, reason=f"its model is damaged: {error}")
         model = ModelRow(
             id=new_id("mdl"),
             project_id=job.project_id,
@@ -300,8 +340,10 @@ class _Run:
         try:
             self.persist(finish)
         except LostClaimError:
-            self.store.delete(key)
-            raise
+            # Either another worker has the job, or our own commit was carried out and its answer lost.
+            if self.persist(lambda session: session.get(ModelRow, model.id)) is None:
+                self.store.delete(key)
+                raise
         return None
 
     def store_base(self, folder: Path, sha256: str) -> str:
@@ -338,7 +380,7 @@ class _Run:
                 with self.database.write() as session:
                     return write(session)
             except UnavailableError as error:
-                if time.monotonic() - self.renewed_at > 0.75 * self.settings.lease_seconds:
+                if self.is_lost:
                     raise LostClaimError(self.claim.job_id) from error
                 time.sleep(0.5)
 

@@ -5,9 +5,12 @@ It knows when to claim, not how a job runs.
 
 import logging
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from app.db.session import Database
 from app.errors import UnavailableError
@@ -22,8 +25,6 @@ log = logging.getLogger(__name__)
 
 KINDS = ("training",)
 
-_HOST = socket.gethostname()
-
 
 class Slots:
     """A worker's slots."""
@@ -36,6 +37,7 @@ class Slots:
         self._runner = runner
         self._queue = queue
         self._settings = settings
+        self.host = host_id(settings.home.resolve() / "host.id")
         self._stopping = threading.Event()
         self._rung = threading.Condition()
         self._rings = 0
@@ -54,7 +56,7 @@ class Slots:
     def take_back(self) -> None:
         """Free the jobs of workers of this host that are dead, instead of waiting for their leases to run out."""
         with self._database.write() as session:
-            dead = [owner for owner in repository.running_owners(session, _HOST) if not _is_alive(owner)]
+            dead = [owner for owner in repository.running_owners(session, self.host) if not _is_alive(owner)]
             repository.end_leases(session, dead)
 
     def start(self) -> None:
@@ -83,7 +85,7 @@ class Slots:
             thread.join()
 
     def _work(self, slot: Slot) -> None:
-        owner = f"{_HOST}:{os.getpid()}:{slot.name}"
+        owner = f"{self.host}:{os.getpid()}:{slot.name}"
         while not self._stopping.is_set():
             rings = self._rings
             try:
@@ -119,6 +121,14 @@ class Slots:
             self._rung.wait_for(
                 lambda: self._rings != rings or self._stopping.is_set(), timeout=self._settings.poll_seconds
             )
+
+
+def host_id(file: Path) -> str:
+    """This machine's name and a random word of its home: two machines may share a name, never a home."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), file.open("x") as new:
+        new.write(secrets.token_hex(4))
+    return f"{socket.gethostname()}-{file.read_text()}"
 
 
 def _is_alive(owner: str) -> bool:

@@ -13,6 +13,11 @@ def find(session: Session, project_id: str, dataset_id: str) -> DatasetRow | Non
     return session.scalar(select(DatasetRow).where(DatasetRow.project_id == project_id, DatasetRow.id == dataset_id))
 
 
+def find_by_file(session: Session, project_id: str, file: str) -> DatasetRow | None:
+    """The dataset that a file in the store belongs to."""
+    return session.scalar(select(DatasetRow).where(DatasetRow.project_id == project_id, DatasetRow.file == file))
+
+
 def find_for_update(session: Session, project_id: str, dataset_id: str) -> DatasetRow | None:
     """The same, locked against another transaction that changes or locks it."""
     return session.scalar(

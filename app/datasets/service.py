@@ -66,11 +66,18 @@ class DatasetService:
         try:
             created = create_once(self._database, DatasetRow, idempotency, lambda session: _added(session, row))
         except BaseException:
-            self._store.delete(key)
+            self._delete_unless_stored(caller.project_id, key)
             raise
         if created is not row:
             self._store.delete(key)
         return created
+
+    def _delete_unless_stored(self, project_id: str, key: str) -> None:
+        """Remove a file that no row names. A commit may have been carried out and only its answer lost."""
+        with self._database.read() as session:
+            is_stored = repository.find_by_file(session, project_id, key) is not None
+        if not is_stored:
+            self._store.delete(key)
 
     def get_row(self, project_id: str, dataset_id: str) -> DatasetRow:
         """A dataset of the project; NotFoundError where there is none."""

@@ -12,12 +12,21 @@ from typing import Any
 from sqlalchemy import Double, Engine, create_engine, event, func, literal_column
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from app.errors import InvalidInputError, UnavailableError
 
 BUSY_TIMEOUT_SECONDS = 5
+# A connection whose other end vanished must fail before a lease runs out, not when the kernel gives up.
+_POSTGRES_LIMITS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 # What SQLite says of a fault that passes. Its other operational errors (a missing table) are ours.
 _SQLITE_PASSING = ("locked", "busy", "unable to open database file", "disk I/O error", "full")
 
@@ -36,7 +45,7 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             self.engine = create_engine(
-                parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args={"connect_timeout": 5}
+                parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=_POSTGRES_LIMITS
             )
         self._writing = self.engine.execution_options(minimand_write=True)
 
@@ -70,8 +79,12 @@ class Database:
                 "A text holds the character U+0000, which PostgreSQL cannot hold. Leave it out.",
                 code="invalid_character",
             ) from error
-        except OperationalError as error:
-            if self.is_sqlite and not any(word in str(error.orig) for word in _SQLITE_PASSING):
+        except (OperationalError, PoolTimeoutError) as error:
+            if (
+                self.is_sqlite
+                and isinstance(error, OperationalError)
+                and not any(word in str(error.orig) for word in _SQLITE_PASSING)
+            ):
                 raise
             raise UnavailableError(
                 "The database is busy or unreachable. Nothing was changed; repeat the request.",

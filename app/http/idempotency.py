@@ -1,5 +1,5 @@
 """`Idempotency-Key`: a create that is repeated makes nothing new. The key lives in the row it made, in the row's own
-transaction, so a crash leaves both or neither. It knows no resource.
+transaction, so a crash leaves both or neither.
 """
 
 import hashlib

@@ -49,3 +49,5 @@ class Reconciler:
                 self.run_once()
             except UnavailableError as error:
                 log.warning("reconciling failed, trying again: %s", error.__cause__)
+            except Exception:  # the boundary of this thread: without it nobody here would look after lost jobs
+                log.exception("reconciling failed, trying again")

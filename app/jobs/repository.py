@@ -176,12 +176,17 @@ def finish(session: Session, claim: Claim, *, status: str, now: Now, **values: A
         raise LostClaimError(claim.job_id)
 
 
-def take_over(session: Session, claim: Claim, events: Sequence[Event], **values: Any) -> None:
-    """Write a running job's own columns (progress, offset, …) and events. Raises LostClaimError."""
-    row = session.execute(update(JobRow).where(*_held(claim)).values(**values).returning(JobRow.id)).first()
+def take_over(session: Session, claim: Claim, events: Sequence[Event], **values: Any) -> Wish | None:
+    """Write a running job's own columns (progress, offset, …) and events, and hear what is wanted of it.
+
+    Raises LostClaimError.
+    """
+    row = session.execute(update(JobRow).where(*_held(claim)).values(**values).returning(JobRow.wanted)).first()
     if row is None:
         raise LostClaimError(claim.job_id)
     append_events(session, claim.job_id, events)
+    wanted: Wish | None = row.wanted
+    return wanted
 
 
 def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
@@ -230,6 +235,11 @@ def _change(session: Session, job_id: str, statuses: Sequence[str], **values: An
 def find(session: Session, project_id: str, job_id: str) -> JobRow | None:
     """A project's job."""
     return session.scalar(select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id))
+
+
+def find_for_update(session: Session, project_id: str, job_id: str) -> JobRow | None:
+    """The same, locked: no worker claims or releases it before this transaction ends."""
+    return session.scalar(select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id).with_for_update())
 
 
 def get_claimed(session: Session, claim: Claim) -> JobRow:

@@ -82,7 +82,7 @@ class JobService:
     def cancel(self, project_id: str, job_id: str) -> JobRow:
         """Cancel at once where no worker holds the job, else tell its worker. ConflictError once it has ended."""
         with self._database.write() as session:
-            row = self._find(session, project_id, job_id)
+            row = self._find(session, project_id, job_id, is_locked=True)
             if repository.end_waiting(session, job_id, now=self._database.now):
                 repository.append_events(session, job_id, [status_event("cancelled", "cancelled before it ran")])
             elif not repository.wish(session, job_id, "cancel") and row.wanted != "cancel":
@@ -92,7 +92,7 @@ class JobService:
     def pause(self, project_id: str, job_id: str) -> JobRow:
         """Keep a waiting job from starting, or have its worker write a checkpoint and let go."""
         with self._database.write() as session:
-            row = self._find(session, project_id, job_id)
+            row = self._find(session, project_id, job_id, is_locked=True)
             if repository.pause_waiting(session, job_id):
                 repository.append_events(session, job_id, [status_event("paused", "paused before it ran")])
             elif row.status != "paused" and not repository.wish(session, job_id, "pause"):
@@ -102,7 +102,7 @@ class JobService:
     def resume(self, project_id: str, job_id: str) -> JobRow:
         """Let a paused job go on from its newest checkpoint; withdraw a pause that has not been carried out."""
         with self._database.write() as session:
-            row = self._find(session, project_id, job_id)
+            row = self._find(session, project_id, job_id, is_locked=True)
             if repository.queue_again(session, job_id):
                 repository.append_events(session, job_id, [status_event("resumed", "waiting for a worker again")])
             elif row.wanted != "pause" or not repository.wish(session, job_id, None):
@@ -166,8 +166,9 @@ class JobService:
             created_at=time.time(),
         )
 
-    def _find(self, session: Session, project_id: str, job_id: str) -> JobRow:
-        row = repository.find(session, project_id, job_id)
+    def _find(self, session: Session, project_id: str, job_id: str, *, is_locked: bool = False) -> JobRow:
+        find = repository.find_for_update if is_locked else repository.find
+        row = find(session, project_id, job_id)
         if row is None:
             raise NotFoundError(f"There is no job '{job_id}'.", code="job_not_found")
         return row

@@ -103,6 +103,8 @@ def _write_private(path: Path, text: str) -> None:
     with os.fdopen(descriptor, "w") as file:
         os.fchmod(descriptor, 0o600)  # also where the file was there before
         file.write(text)
+        file.flush()
+        os.fsync(descriptor)
 
 
 def _digest(secret: str) -> str:

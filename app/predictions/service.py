@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from app.errors import InvalidInputError, ServiceError, UnavailableError
+from app.errors import InvalidInputError, UnavailableError
 from app.ids import new_id
 from app.keys.service import Caller
 from app.models.service import ModelService
 from app.predictions.schemas import MAX_TEXTS, PredictionRequest, TextPair
+from ml.artifact.manifest import DamagedFolderError
 from ml.artifact.tokenizer import Text
 from ml.inference.cache import ModelCache
 from ml.inference.classifier import OnnxClassifier, WrongAnswersError
@@ -58,7 +59,9 @@ class PredictionService:
     def forget(self, model_id: str) -> None:
         """Stop answering from a model."""
         self._cache.drop(model_id)
-        self._known = {key: until for key, until in self._known.items() if key[1] != model_id}
+        for key in list(self._known):
+            if key[1] == model_id:
+                self._known.pop(key, None)
 
     def close(self) -> None:
         """Let the running pass end."""
@@ -71,15 +74,15 @@ class PredictionService:
         return await asyncio.to_thread(self._load, key)
 
     def _load(self, key: tuple[str, str]) -> OnnxClassifier:
-        try:
-            row = self._models.get_row(*key)
-        except ServiceError:
-            self.forget(key[1])
-            raise
+        self._known.pop(key, None)
+        row = self._models.get_row(*key)
         try:
             classifier = self._cache.get(row.id, lambda: self._models.folders(row))
-        except WrongAnswersError as error:
+        except (WrongAnswersError, DamagedFolderError) as error:
             raise UnavailableError(f"Model '{row.id}' is not served: {error}.", code="model_unfit") from error
+        except FileNotFoundError:
+            self._models.get_row(*key)  # a 404 when it was deleted while it was being loaded
+            raise
         self._known[key] = time.monotonic() + MEMORY_SECONDS
         return classifier
 

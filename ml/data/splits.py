@@ -49,16 +49,22 @@ def split_rows(
         return parts
     generator = np.random.default_rng([seed, 0x5B11])
     if groups is not None:
-        keys = np.array([groups[row] or f"\0{row}" for row in open_rows.tolist()])  # a row without a group is its own
+        keys = _codes([groups[row] or row for row in open_rows.tolist()])  # a row without a group is its own
         for members in _shares_of_groups(keys, wanted, generator).items():
             parts[open_rows[members[1]]] = members[0]
         return parts
     pools = [open_rows]
     if split.stratify:
-        cells = np.array([label or "" for label in labels])[open_rows]
-        pools = [open_rows[cells == label] for label in np.unique(cells)]
+        codes = _codes([labels[row] for row in open_rows.tolist()])
+        pools = [open_rows[codes == code] for code in np.unique(codes)]
     _draw(parts, pools, wanted, generator)
     return parts
+
+
+def _codes(values: Sequence[object]) -> NDArray[np.int64]:
+    """A number for each value, in the order of their first appearance: an array of long texts would fill memory."""
+    seen: dict[object, int] = {}
+    return np.array([seen.setdefault(value, len(seen)) for value in values], np.int64)
 
 
 def _draw(
@@ -81,7 +87,7 @@ def _draw(
 
 
 def _shares_of_groups(
-    keys: NDArray[np.str_], wanted: dict[Part, float], generator: np.random.Generator
+    keys: NDArray[np.int64], wanted: dict[Part, float], generator: np.random.Generator
 ) -> dict[Part, NDArray[np.int64]]:
     names, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
     order, start = generator.permutation(len(names)), 0

@@ -4,7 +4,7 @@ It knows folders and sessions, not where the folders come from. Loading one mode
 """
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import onnxruntime
 
 from ml.artifact.description import ONNX
+from ml.artifact.manifest import verify_folder
 from ml.inference.classifier import OnnxClassifier, open_session
 
 Value = TypeVar("Value")
@@ -68,13 +69,15 @@ class ModelCache:
         self._models: OnceCache[OnnxClassifier] = OnceCache(size)
         # An encoder lives as long as a model that uses it.
         self._sessions: WeakValueDictionary[Path, onnxruntime.InferenceSession] = WeakValueDictionary()
-        self._session_lock = threading.Lock()
+        self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)  # one a file: loads don't queue up
 
     def get(self, model_id: str, folders: Callable[[], tuple[Path, Path]]) -> OnnxClassifier:
         """The classifier of a model. `folders` gives its artifact and its runtime folder when it must be loaded."""
 
         def load() -> OnnxClassifier:
             artifact, runtime = folders()
+            for folder in {artifact, runtime}:
+                verify_folder(folder)
             return OnnxClassifier(artifact, runtime, self._session(runtime / ONNX))
 
         return self._models.get(model_id, load)
@@ -88,7 +91,7 @@ class ModelCache:
         self._models.drop(model_id)
 
     def _session(self, file: Path) -> onnxruntime.InferenceSession:
-        with self._session_lock:
+        with self._locks[file]:
             session = self._sessions.get(file)
             if session is None:
                 session = open_session(file, self._threads)

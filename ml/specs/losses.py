@@ -20,7 +20,7 @@ class EffectiveNumber(Spec):
 
 
 LabelWeights = Annotated[
-    dict[str, Annotated[float, Field(ge=0, description="Weight of this label.")]],
+    dict[str, Annotated[float, Field(gt=0, le=1e6, description="Weight of this label.")]],
     Field(min_length=1, description="A weight for every label, by its name."),
 ]
 

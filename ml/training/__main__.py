@@ -18,7 +18,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it reports every new
 
 from ml.lifeline import tie_to_parent, watch_stdin
 from ml.specs.errors import SpecError
-from ml.training.errors import ExitCode, ExportError, NonFiniteLossError, StoppedError
+from ml.training.errors import ExitCode, ExportError, NonFiniteLossError, NothingToLearnError, StoppedError
 from ml.training.run import Placement, RunDirectory
 
 log = logging.getLogger("ml.training")
@@ -47,6 +47,9 @@ def main(arguments: list[str]) -> int:
     except NonFiniteLossError as error:
         run.fail("non_finite_loss", str(error))
         return _report(ExitCode.NON_FINITE_LOSS, error)
+    except NothingToLearnError as error:
+        run.fail("nothing_to_learn", str(error))
+        return _report(ExitCode.BAD_INPUT, error)
     except ExportError as error:
         run.fail("export_failed", str(error))
         return _report(ExitCode.BAD_INPUT, error)

@@ -17,6 +17,10 @@ class StoppedError(Exception):
     """The run was asked to stop and has written its checkpoint."""
 
 
+class NothingToLearnError(ValueError):
+    """No row of a step counts towards the loss."""
+
+
 class NonFiniteLossError(Exception):
     """The loss or its gradient became NaN or infinite."""
 

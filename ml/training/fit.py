@@ -5,7 +5,7 @@ What it tells (events, metrics, checkpoints) goes through the run directory; wha
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,6 +201,7 @@ class _Loop:
         if not len(self.validation_rows):
             return
         values = self.prepared.task.evaluate(*self._answers(self.validation_rows))
+        self.require_finite(values, "validation")
         self.position.validation = values
         step = self.position.step
         self.run.tell(
@@ -221,6 +222,14 @@ class _Loop:
                 f"stopped early: {spec.metric} has not improved for {spec.patience} epochs since step {best.best_step}",
             )
 
+    def require_finite(self, values: Mapping[str, float], part: str) -> None:
+        """A metric that is NaN or infinite comes from weights that are."""
+        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+            raise NonFiniteLossError(
+                f"{part} {', '.join(bad)} became NaN or infinite after step {self.position.step}. "
+                "Lower training.optimizer.learning_rate, or keep max_grad_norm at 1."
+            )
+
     def take_best(self) -> None:
         """Put the best weights back, where early stopping kept them."""
         if self.best is not None:
@@ -234,6 +243,7 @@ class _Loop:
             if len(rows):
                 logits, targets = self._answers(rows)
                 metrics[name] = self.prepared.task.evaluate(logits, targets)
+                self.require_finite(metrics[name], name)
                 report = self.prepared.task.report(logits, targets)
         if test := metrics.get("test"):
             values = {f"test/{name}": value for name, value in test.items()}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ml.data.batches import Rows, cut_step
 from ml.losses.base import Loss
+from ml.training.errors import NothingToLearnError
 from ml.training.machine import Machine
 
 
@@ -44,12 +45,12 @@ def backward_step(
     """Accumulate the gradient of Σ numerators / Σ denominators over all `rows`.
 
     targets: (N,) of the whole table. The divisor is that of the whole step, known before the first forward pass, so
-    each micro-batch adds exactly its share. Raises ValueError when no row of the step has a target.
+    each micro-batch adds exactly its share. Raises NothingToLearnError when no row of the step has a target.
     """
     step_targets = targets[torch.from_numpy(rows)].to(machine.device)
     denominator = float(loss.denominators(step_targets).sum())
     if denominator <= 0:
-        raise ValueError(
+        raise NothingToLearnError(
             f"none of the {len(rows)} rows of this step counts towards the loss: each label is ignored or has weight 0 "
             f"(rows {', '.join(str(row + 1) for row in rows[:5])}, …)"
         )

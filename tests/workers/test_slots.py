@@ -20,7 +20,6 @@ from app.jobs.repository import Claim, Released
 from app.settings import Settings
 from tests.app.jobs.test_repository import House
 from tests.service import wait_until
-from workers import slots as slots_module
 from workers.devices import Slot
 from workers.slots import Slots
 
@@ -168,9 +167,10 @@ def test_the_owner_of_a_claim_is_this_host_process_and_slot(house: House, start:
         runner.end(claim)
 
     job = house.add()
-    start(act=look).wait_for(job)
+    worker = start(act=look)
+    worker.wait_for(job)
     wait_until(lambda: seen, SOON_SECONDS)
-    assert seen == [f"{slots_module._HOST}:{os.getpid()}:cpu"]
+    assert seen == [f"{worker.slots.host}:{os.getpid()}:cpu"]
 
 
 def test_an_idle_worker_stops_at_once(start: Start) -> None:
@@ -216,7 +216,8 @@ def test_one_jobs_fault_does_not_end_the_slot(house: House, start: Start, fault:
 def test_a_starting_worker_takes_back_the_jobs_of_dead_workers_of_this_host(house: House, start: Start) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    here = slots_module._HOST
+    worker = Worker(house, [], 600, None)
+    here = worker.slots.host
     owners = {
         "dead": f"{here}:{ended.pid}:cpu",
         "former process of our number": f"{here}:{os.getpid()}:cpu",
@@ -228,7 +229,6 @@ def test_a_starting_worker_takes_back_the_jobs_of_dead_workers_of_this_host(hous
         jobs[name] = house.add()
         house.now = time.time()
         assert house.claim(owner=owner) is not None
-    worker = Worker(house, [], 600, None)
     worker.slots.take_back()
     assert {one.job_id for one in house.reconcile()} == {jobs["dead"], jobs["former process of our number"]}
     assert {house.row(jobs[name]).status for name in ("alive", "elsewhere")} == {"running"}

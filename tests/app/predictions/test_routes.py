@@ -217,7 +217,7 @@ def test_a_model_whose_answers_changed_is_not_served(house: House) -> None:
     file.write_text(json.dumps(description))
     error = house.refuse(503, model=model, input=TEXT)
     assert error["code"] == "model_unfit"
-    assert "probe texts" in error["message"]
+    assert "is not what was written" in error["message"]
 
 
 def test_another_projects_model_is_not_found_even_while_it_is_loaded(house: House) -> None:
