@@ -21,6 +21,7 @@ from app.jobs.reconciler import Reconciler
 from app.jobs.routes import router as job_routes
 from app.jobs.service import JobService
 from app.keys.service import KeyService
+from app.losses.routes import router as loss_routes
 from app.models.routes import router as model_routes
 from app.models.service import ModelService
 from app.predictions.routes import router as prediction_routes
@@ -45,7 +46,7 @@ def build_services(settings: Settings) -> Services:
         keys=KeyService(database),
         base_models=base_models,
         datasets=datasets,
-        jobs=JobService(database, queue, datasets, base_models, training_queue=settings.training_queue),
+        jobs=JobService(database, queue, datasets, base_models, models, training_queue=settings.training_queue),
         models=models,
         predictions=PredictionService(models, cache_size=settings.model_cache_size, threads=settings.inference_threads),
     )
@@ -88,6 +89,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     app.include_router(health_routes)
     if role == "api":
         app.include_router(dataset_routes(settings))
+        app.include_router(loss_routes)
         app.include_router(base_model_routes)
         app.include_router(job_routes)
         app.include_router(model_routes)

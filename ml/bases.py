@@ -65,6 +65,11 @@ def base_sha256(folder: Path) -> str:
     return total.hexdigest()
 
 
+def small_files(folder: Path) -> list[Path]:
+    """A base's config and tokenizer: with them a checkpoint is complete."""
+    return [folder / CONFIG, folder / TOKENIZER]
+
+
 def _size(shape: list[int]) -> int:
     size = 1
     for extent in shape:

@@ -3,20 +3,54 @@
 The API calls it before a job exists, the trainer before it starts: a resolved spec resolves to itself.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.data.splits import Part, split_rows
-from ml.specs.errors import Problem, SpecError, did_you_mean, refuse
+from ml.loss_checks import check_loss
+from ml.specs.errors import did_you_mean, refuse
 from ml.specs.facts import BaseFacts, DatasetFacts
-from ml.specs.job import JobSpec, TextClassification
-from ml.specs.losses import CrossEntropySpec, FocalSpec, Loss
+from ml.specs.job import EarlyStopping, JobSpec
+from ml.specs.losses.base import LossSpec, TaskType
+from ml.specs.losses.composition import terms_of
+from ml.specs.losses.table import LOSS_SPECS
+from ml.specs.tasks import MultiLabel, Ordinal, Regression, Task, TextClassification
+from ml.tasks.build import TaskState
+from ml.tasks.cells import CellKind, count_labels, kind_of_cells, to_distribution, to_list, to_number
 
 Cells = Mapping[str, Sequence[str | None]]
+
+DEFAULT_LOSS: dict[TaskType, str] = {
+    "text_classification": "cross_entropy",
+    "multi_label": "bce",
+    "regression": "mse",
+    "ordinal": "cross_entropy",
+}
+
+
+# Readings whose scores are no probabilities until they are calibrated by platt.
+SCORES = ("scores", "score_pair", "multi_scores", "rank")
+
+_LABEL_METRICS = ("accuracy", "macro_f1", "micro_f1", "mcc", "roc_auc", "average_precision", "loss", "ece", "brier")
+METRICS: dict[TaskType, tuple[str, ...]] = {
+    "text_classification": _LABEL_METRICS,
+    "ordinal": (*_LABEL_METRICS, "mae", "rmse", "qwk", "spearman"),
+    "multi_label": (
+        *("macro_f1", "micro_f1", "exact_match", "hamming_loss"),
+        *("roc_auc", "average_precision", "loss", "ece", "brier"),
+    ),
+    "regression": ("mae", "rmse", "r2", "pearson", "spearman"),
+}
+DEFAULT_METRIC: dict[TaskType, str] = {
+    "text_classification": "macro_f1",
+    "multi_label": "macro_f1",
+    "regression": "rmse",
+    "ordinal": "qwk",
+}
 
 
 @dataclass(frozen=True)
@@ -24,49 +58,60 @@ class Resolved:
     """A spec with nothing left open, and what it came from."""
 
     spec: JobSpec
-    labels: tuple[str, ...]
+    state: TaskState
     parts: NDArray[np.int8]  # (N,) ml.data.splits.Part of each row
-    train_counts: dict[str, int]  # training rows by label
+    train_counts: dict[str, int]  # training rows by label; empty for regression
+    groups: tuple[str, ...]  # of the dataset's group column, where a loss needs it
     warnings: tuple[str, ...]
+
+    @property
+    def train_rows(self) -> int:
+        """How many rows train."""
+        return int((self.parts == Part.TRAIN).sum())
 
 
 def needed_headers(spec: JobSpec, facts: DatasetFacts) -> list[str]:
-    """The columns that `resolve` must see: label, split and group."""
-    named = (facts.columns.label, facts.columns.split, spec.split.group_column or facts.columns.group)
-    return [header for header in named if header is not None and header in facts.headers]
+    """The columns that `resolve` must see: label, split and groups."""
+    named = (facts.columns.label, facts.columns.split, facts.columns.group, spec.split.group_column)
+    return [header for header in dict.fromkeys(named) if header is not None and header in facts.headers]
 
 
 def resolve(spec: JobSpec, facts: DatasetFacts, base: BaseFacts, cells: Cells) -> Resolved:
     """Fill in and check a spec. `cells` holds the columns named by `needed_headers`. Raises SpecError."""
-    label_header = _require_labelled_rows(facts)
-    group_header = _group_header(spec, facts)
-    label_cells = cells[label_header]
-    labels = _resolve_labels(spec, label_header, label_cells)
+    header = _require_labelled_rows(facts)
+    _check_group_column(spec, facts)
+    label_cells = [cell or "" for cell in cells[header]]
+    kind = kind_of_cells(label_cells)
+    task = spec.task or _infer_task(spec, kind, label_cells)
+    labels = _resolve_labels(task, header, kind, label_cells)
+    loss = spec.loss or LOSS_SPECS[DEFAULT_LOSS[task.type]](type=DEFAULT_LOSS[task.type])
+    if spec.loss is None and kind == "distributions":
+        loss = LOSS_SPECS["soft_cross_entropy"](type="soft_cross_entropy")
+    needs_groups = any("groups" in term.loss.needs for term in terms_of(loss))
+    # A loss that compares groups wants rows of each in every part; else rows of a group stay together.
+    group_header = spec.split.group_column or (None if needs_groups else facts.columns.group)
     parts = split_rows(
         spec.split,
         spec.training.seed,
-        label_cells,
+        _strata(task, kind, label_cells),
         cells[facts.columns.split] if facts.columns.split else None,
         cells[group_header] if group_header else None,
     )
-    counted = Counter(label for label, part in zip(label_cells, parts, strict=True) if part == Part.TRAIN)
+    train_cells = [cell for cell, part in zip(label_cells, parts, strict=True) if part == Part.TRAIN]
+    counted = count_labels(kind, train_cells) if labels else {}
     train_counts = {label: counted[label] for label in labels}
-    _check_counts(spec, parts, train_counts)
-    loss = spec.loss or CrossEntropySpec(type="cross_entropy")
-    _check_loss(loss, train_counts)
+    _check_parts(spec, task, parts, train_counts)
+    warnings = check_loss(loss, task.type, labels, train_counts, spec=spec, facts=facts, kind=kind)
     _check_length(spec, base)
-    optimizer = spec.training.optimizer
-    if optimizer.learning_rate is None:
-        optimizer = optimizer.model_copy(update={"learning_rate": _default_learning_rate(spec, base)})
-    resolved = spec.model_copy(
-        update={
-            "task": TextClassification(labels=list(labels)),
-            "loss": loss,
-            "split": spec.split.model_copy(update={"group_column": group_header}),
-            "training": spec.training.model_copy(update={"optimizer": optimizer}),
-        }
-    )
-    return Resolved(resolved, labels, parts, train_counts, tuple(_warnings(spec, loss, train_counts)))
+    state = _task_state(task, loss, labels, kind, train_cells)
+    groups: tuple[str, ...] = ()
+    if needs_groups and facts.columns.group:
+        groups = tuple(sorted({cell or "" for cell in cells[facts.columns.group]}))
+    if spec.tuning.type == "frozen" and spec.training.dropout:
+        warnings.append("a frozen encoder runs without dropout: training.dropout acts on the head alone.")
+    resolved = _fill_in(spec, task, loss, labels, state, base)
+    resolved = resolved.model_copy(update={"split": spec.split.model_copy(update={"group_column": group_header})})
+    return Resolved(resolved, state, parts, train_counts, groups, tuple(warnings))
 
 
 def _require_labelled_rows(facts: DatasetFacts) -> str:
@@ -94,19 +139,40 @@ def _require_labelled_rows(facts: DatasetFacts) -> str:
     return facts.columns.label
 
 
-def _group_header(spec: JobSpec, facts: DatasetFacts) -> str | None:
-    wanted = spec.split.group_column or facts.columns.group
+def _check_group_column(spec: JobSpec, facts: DatasetFacts) -> None:
+    wanted = spec.split.group_column
     if wanted is not None and wanted not in facts.headers:
         raise refuse(
             "/split/group_column",
             f"there is no column '{wanted}'.{did_you_mean(wanted, facts.headers)} Columns: {', '.join(facts.headers)}.",
             "unknown_column",
         )
-    return wanted
 
 
-def _resolve_labels(spec: JobSpec, header: str, cells: Sequence[str | None]) -> tuple[str, ...]:
-    found = Counter(cell for cell in cells if cell is not None)
+# --------------------------------------------------------------------------------------------------------------- task
+
+
+def _infer_task(spec: JobSpec, kind: CellKind, cells: Sequence[str]) -> Task:
+    """The first task that the column can be, and that the loss is for; where none fits, the column decides."""
+    candidates: list[Task] = [TextClassification()]
+    if kind == "lists":
+        candidates = [MultiLabel()]
+    elif kind == "numbers":
+        distinct = set(cells)
+        is_graded = len(distinct) <= 20 and all(float(cell).is_integer() for cell in distinct)
+        candidates = [TextClassification(), Ordinal(), Regression()] if is_graded else [Regression()]
+    if spec.loss is None:
+        return candidates[0]
+    wanted = [set(term.loss.tasks()) for term in terms_of(spec.loss)]
+    return next((task for task in candidates if all(task.type in tasks for tasks in wanted)), candidates[0])
+
+
+def _resolve_labels(task: Task, header: str, kind: CellKind, cells: Sequence[str]) -> list[str]:
+    if isinstance(task, Regression):
+        _require_numbers(header, cells)
+        return []
+    _require_kind(task, header, kind, cells)
+    found = count_labels(kind, cells)
     if len(found) < 2:
         raise refuse(
             "/dataset",
@@ -118,30 +184,133 @@ def _resolve_labels(spec: JobSpec, header: str, cells: Sequence[str | None]) -> 
         raise refuse(
             "/dataset",
             f"column '{header}' holds {len(found)} different labels in {len(cells)} rows: it reads like free text or "
-            'numbers, not labels. Upload the file again with columns={"label": "…"}.',
+            'numbers, not labels. Upload the file again with columns={"label": "…"}, or set task to '
+            '{"type": "regression"}.',
             "too_many_labels",
         )
-    wanted = spec.task.labels if spec.task else None
-    if wanted is None:
-        return tuple(sorted(found))
-    missing, unknown = sorted(set(found) - set(wanted)), [label for label in wanted if label not in found]
+    if task.labels is None:
+        if isinstance(task, Ordinal):
+            return _numeric_order(found)
+        return sorted(found)
+    missing, unknown = sorted(set(found) - set(task.labels)), [label for label in task.labels if label not in found]
     if missing or unknown:
         said = []
         if missing:
-            said.append(f"lacks {_quoted(missing)}")
+            said.append(f"lacks {quoted(missing)}")
         if unknown:
-            said.append(f"has {_quoted(unknown)}, which no row has")
-        raise refuse("/task/labels", f"labels {' and '.join(said)}. The labels are {_quoted(sorted(found))}.")
-    return tuple(wanted)
+            said.append(f"has {quoted(unknown)}, which no row has")
+        raise refuse("/task/labels", f"labels {' and '.join(said)}. The labels are {quoted(sorted(found))}.")
+    return list(task.labels)
 
 
-def _check_counts(spec: JobSpec, parts: NDArray[np.int8], train_counts: dict[str, int]) -> None:
-    present = [label for label, rows in train_counts.items() if rows]
-    if len(present) < 2:
+def _require_numbers(header: str, cells: Sequence[str]) -> None:
+    for row, cell in enumerate(cells, 1):
+        if to_number(cell) is None:
+            raise refuse(
+                "/task/type",
+                f"'regression' needs numbers, but row {row} of column '{header}' holds {cell[:40]!r}. Use "
+                "text_classification, or mend the column.",
+                "not_a_number",
+            )
+
+
+def _require_kind(task: Task, header: str, kind: CellKind, cells: Sequence[str]) -> None:
+    if isinstance(task, MultiLabel):
+        for row, cell in enumerate(cells, 1):
+            if to_list(cell) is None:
+                raise refuse(
+                    "/task/type",
+                    f"'multi_label' needs a JSON list of labels in each cell, but row {row} of column '{header}' "
+                    f'holds {cell[:40]!r}. Write it like ["{cell[:20]}"], or use text_classification.',
+                    "not_a_list",
+                )
+        return
+    if kind == "lists":
+        several = sum(len(to_list(cell) or ()) > 1 for cell in cells)
+        raise refuse(
+            "/task/type",
+            f"the cells of column '{header}' are lists, and {several / len(cells):.0%} of the rows have two or more "
+            f"labels, so '{task.type}' cannot fit them. Use task multi_label, with bce or another of its losses.",
+            "several_labels",
+        )
+    if kind == "distributions":
+        for row, cell in enumerate(cells, 1):
+            if to_distribution(cell) is None:
+                raise refuse(
+                    "/dataset",
+                    f"row {row} of column '{header}' is no distribution: {cell[:40]!r}. Write label → probability, "
+                    'e.g. {"positive": 0.8, "negative": 0.2}.',
+                    "not_a_distribution",
+                )
+
+
+def _numeric_order(found: Mapping[str, int]) -> list[str]:
+    if all(to_number(label) is not None for label in found):
+        return sorted(found, key=float)
+    raise refuse(
+        "/task/labels",
+        f"an ordinal task needs ordered labels; set task.labels to the labels in order, lowest first. "
+        f"They are {quoted(sorted(found))}.",
+        "missing_order",
+    )
+
+
+def _strata(task: Task, kind: CellKind, cells: Sequence[str]) -> list[str]:
+    """What a split keeps the shares of: the label, a row's rarest label, or the fifth a number is in."""
+    if isinstance(task, Regression):
+        numbers = np.array([float(cell) for cell in cells])
+        edges = np.quantile(numbers, [0.2, 0.4, 0.6, 0.8])
+        return [str(fifth) for fifth in np.searchsorted(edges, numbers)]
+    if kind == "lists":
+        counts = count_labels(kind, cells)
+        return [min(to_list(cell) or [""], key=lambda label: counts[label]) for cell in cells]
+    if kind == "distributions":
+        return [max((d := to_distribution(cell) or {"": 1.0}), key=d.__getitem__) for cell in cells]
+    return list(cells)
+
+
+def _task_state(task: Task, loss: Any, labels: Sequence[str], kind: CellKind, train_cells: Sequence[str]) -> TaskState:
+    main = main_loss(loss)
+    reading = main.readings[task.type]
+    if not isinstance(task, Regression):
+        return TaskState(type=task.type, reading=reading, labels=list(labels), is_soft=kind == "distributions")
+    numbers = np.array([float(cell) for cell in train_cells])
+    if reading == "log_rate":
+        _require_counts(task, main, numbers)
+    standardize = task.standardize if task.standardize is not None else reading != "log_rate"
+    deviation = float(numbers.std()) or 1.0
+    shift, scale = (float(numbers.mean()), deviation) if standardize else (0.0, 1.0)
+    quantiles = list(getattr(main, "quantiles", ()))
+    return TaskState(type=task.type, reading=reading, shift=shift, scale=scale, quantiles=quantiles)
+
+
+def _require_counts(task: Regression, loss: LossSpec, numbers: NDArray[np.float64]) -> None:
+    if task.standardize:
+        raise refuse("/task/standardize", f"'{loss.type}' is for counts, which cannot be standardised; leave it null.")
+    if (numbers < 0).any():
+        raise refuse(
+            "/loss/type",
+            f"'{loss.type}' is for counts, and the least target is {numbers.min():g}. Use mse, huber or mae.",
+            "negative_count",
+        )
+
+
+def main_loss(loss: Any) -> LossSpec:
+    """The task loss of a composition: the first that is no auxiliary term. It decides head and reading."""
+    return next(term.loss for term in terms_of(loss) if not term.loss.auxiliary_for)
+
+
+# ------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_parts(spec: JobSpec, task: Task, parts: NDArray[np.int8], train_counts: Mapping[str, int]) -> None:
+    present = sum(1 for rows in train_counts.values() if rows)
+    train_rows = int((parts == Part.TRAIN).sum())
+    if train_rows < 2 or (present < 2 and not isinstance(task, Regression)):
         raise refuse(
             "/split",
-            f"the training part holds {sum(train_counts.values())} rows of {len(present)} label(s); it needs at least "
-            "two labels. Take smaller shares for validation and test, or mend the split column.",
+            f"the training part holds {train_rows} rows of {present} label(s); it needs at least two labels. "
+            "Take smaller shares for validation and test, or mend the split column.",
             "one_class_only",
         )
     if spec.training.early_stopping and not (parts == Part.VALIDATION).any():
@@ -152,34 +321,21 @@ def _check_counts(spec: JobSpec, parts: NDArray[np.int8], train_counts: dict[str
         )
 
 
-def _check_loss(loss: Loss, train_counts: dict[str, int]) -> None:
-    labels = list(train_counts)
-    weights = loss.class_weights if isinstance(loss, CrossEntropySpec) else loss.alpha
-    if isinstance(weights, dict):
-        name = "alpha" if isinstance(loss, FocalSpec) else "class_weights"
-        _check_label_weights(f"/loss/{name}", name, weights, labels)
-    elif weights is not None and (empty := [label for label, rows in train_counts.items() if rows == 0]):
+def _resolve_early_stopping(spec: JobSpec, state: TaskState) -> EarlyStopping | None:
+    stopping = spec.training.early_stopping
+    if stopping is None:
+        return None
+    metric = stopping.metric or DEFAULT_METRIC[state.type]
+    is_sure = state.type == "multi_label" or state.reading not in SCORES
+    measured = [name for name in METRICS[state.type] if is_sure or name not in ("loss", "ece", "brier")]
+    if metric not in measured:
         raise refuse(
-            "/loss/class_weights",
-            f"{_quoted(empty)} has 0 training rows, and weights by frequency would divide by zero. Add rows of it, "
-            "take smaller shares for validation and test, or give a weight for every label.",
+            "/training/early_stopping/metric",
+            f"'{metric}' is not measured for task '{state.type}' with this loss.{did_you_mean(metric, measured)} "
+            f"There are: {', '.join(measured)}.",
+            "unknown_metric",
         )
-
-
-def _check_label_weights(pointer: str, name: str, weights: Mapping[str, float], labels: Sequence[str]) -> None:
-    missing = [label for label in labels if label not in weights]
-    unknown = [label for label in weights if label not in labels]
-    if not missing and not unknown:
-        if not any(weights.values()):
-            raise refuse(pointer, f"{name} are all 0: nothing would be learned. Give one label a weight above 0.")
-        return
-    said = []
-    if missing:
-        said.append(f"lacks {_quoted(missing)}")
-    if unknown:
-        said.append(f"has unknown {_quoted(unknown)}")
-    hint = did_you_mean(unknown[0], missing) if unknown else ""
-    raise SpecError([Problem(pointer, f"{name} {' and '.join(said)}; labels are {', '.join(labels)}.{hint}")])
+    return stopping.model_copy(update={"metric": metric})
 
 
 def _check_length(spec: JobSpec, base: BaseFacts) -> None:
@@ -191,23 +347,51 @@ def _check_length(spec: JobSpec, base: BaseFacts) -> None:
         )
 
 
+# ------------------------------------------------------------------------------------------------------------ filling
+
+
+def _fill_in(spec: JobSpec, task: Task, loss: Any, labels: Sequence[str], state: TaskState, base: BaseFacts) -> JobSpec:
+    optimizer = spec.training.optimizer
+    if optimizer.learning_rate is None:
+        optimizer = optimizer.model_copy(update={"learning_rate": _default_learning_rate(spec, base)})
+    if isinstance(task, Regression):
+        task = task.model_copy(update={"standardize": (state.shift, state.scale) != (0.0, 1.0)})
+    else:
+        task = task.model_copy(update={"labels": list(labels)})
+    return spec.model_copy(
+        update={
+            "task": task,
+            "loss": loss,
+            "evaluation": _fill_in_evaluation(spec, state),
+            "training": spec.training.model_copy(
+                update={"optimizer": optimizer, "early_stopping": _resolve_early_stopping(spec, state)}
+            ),
+        }
+    )
+
+
+def _fill_in_evaluation(spec: JobSpec, state: TaskState) -> Any:
+    given = spec.evaluation
+    calibrate = given.calibrate
+    if state.type == "regression" or (calibrate == "temperature" and state.reading in SCORES):
+        if state.type != "regression" and "calibrate" in given.model_fields_set:
+            raise refuse(
+                "/evaluation/calibrate",
+                "this loss gives scores, not probabilities, so a temperature has nothing to act on; calibrated "
+                "probabilities need `evaluation.calibrate` = `platt`.",
+            )
+        calibrate = None
+    thresholds = given.thresholds if state.type == "multi_label" else None
+    return given.model_copy(update={"calibrate": calibrate, "thresholds": thresholds})
+
+
 def _default_learning_rate(spec: JobSpec, base: BaseFacts) -> float:
     if spec.tuning.type == "frozen":
         return 1e-2
     return 1e-4 if base.hidden_size <= 512 else 3e-5
 
 
-def _warnings(spec: JobSpec, loss: Loss, train_counts: dict[str, int]) -> list[str]:
-    said = []
-    if empty := [label for label, rows in train_counts.items() if rows == 0]:
-        said.append(f"{_quoted(empty)} has no training rows: the model cannot learn it.")
-    if isinstance(loss, FocalSpec) and loss.alpha and len(set(loss.alpha.values())) == 1:
-        said.append("alpha is the same for every label: it only rescales the learning rate.")
-    if spec.tuning.type == "frozen" and spec.training.dropout:
-        said.append("a frozen encoder runs without dropout: training.dropout acts on the head alone.")
-    return said
-
-
-def _quoted(labels: Sequence[str], most: int = 10) -> str:
+def quoted(labels: Sequence[str], most: int = 10) -> str:
+    """Labels in quotes, the first few."""
     shown = ", ".join(f"'{label}'" for label in labels[:most])
     return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"

@@ -34,8 +34,8 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys([*SPECIAL, *words, *FILLERS, *letters, *(f"##{x}" for x in letters), *".,?!'-"]))
 
 
-def make_tiny_base(folder: Path) -> Path:
-    """Write a BERT of two layers with its WordPiece tokenizer into `folder`, and return it."""
+def make_tiny_base(folder: Path, layers: int = 2) -> Path:
+    """Write a small BERT with its WordPiece tokenizer into `folder`, and return it."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -44,7 +44,7 @@ def make_tiny_base(folder: Path) -> Path:
     config = BertConfig(
         vocab_size=len(words),
         hidden_size=HIDDEN_SIZE,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=MAX_LENGTH,

@@ -10,7 +10,7 @@ from app.queue import JobQueue
 from app.settings import Settings
 from app.storage import FileStore
 from workers.celery_app import make_worker_app, serve
-from workers.devices import plan_slots, visible_gpus
+from workers.devices import SHORT_SLOT, plan_slots, visible_gpus
 from workers.runner import Runner
 from workers.slots import Slots
 
@@ -33,7 +33,7 @@ def main() -> int:
         return 1
     store = FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
     queue = JobQueue(settings.broker_url)
-    plan = plan_slots(settings.devices, list_gpus=visible_gpus)
+    plan = [*plan_slots(settings.devices, list_gpus=visible_gpus), SHORT_SLOT]
     slots = Slots(plan, database, Runner(database, store, settings), queue, settings)
     reconciler = Reconciler(database, queue, settings)
     slots.take_back()

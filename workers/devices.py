@@ -1,4 +1,4 @@
-"""What a worker trains on: a slot for each visible GPU, or one for the CPU. Torch-free."""
+"""What a worker works on: a slot for each visible GPU, or one for the CPU; and one for short work. Torch-free."""
 
 import itertools
 import os
@@ -6,18 +6,25 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from app.jobs.states import SHORT_QUEUE, Kind
+
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one training at a time."""
+    """Room for one job at a time."""
 
     name: str
     queues: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    kinds: tuple[Kind, ...] = ("training",)
+
+
+# Every worker has it beside its training slots, so that a dry run does not wait for hours. It leaves the GPUs to them.
+SHORT_SLOT = Slot("short", (SHORT_QUEUE,), {"CUDA_VISIBLE_DEVICES": ""}, ("dry_run",))
 
 
 def plan_slots(devices: str, *, list_gpus: Callable[[], list[str]]) -> list[Slot]:
-    """The slots of a worker. devices: auto, cpu, or GPU numbers such as "0,1"."""
+    """The training slots of a worker. devices: auto, cpu, or GPU numbers such as "0,1"."""
     if devices == "cpu":
         gpus: list[str] = []
     elif devices == "auto":

@@ -26,10 +26,14 @@ from app.errors import UnavailableError
 from app.ids import new_id
 from app.jobs import repository
 from app.jobs.repository import Claim, Event, LostClaimError, Released, status_event
+from app.models import repository as models
 from app.settings import Settings
 from app.storage import FileStore
 from ml.artifact.description import read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
+from ml.specs.job import JobSpec
+from ml.specs.losses.auxiliary import KdSpec
+from ml.specs.losses.composition import terms_of
 from workers.child import TrainerProcess
 from workers.events import EventTail
 
@@ -127,7 +131,7 @@ class _Run:
         finally:
             trainer.kill()
         if status == DONE:
-            return self.publish(job)
+            return self.publish(job) if job.kind == "training" else self.keep_result()
         if status == -signal.SIGABRT and self.settings.trainer_memory_bytes:
             # Under a memory limit, native code that is refused memory aborts where Python would have said so.
             status = OUT_OF_MEMORY
@@ -154,10 +158,12 @@ class _Run:
         _write_json(
             self.folder / "run.json",
             {
+                "mode": "train" if job.kind == "training" else job.kind,
                 "base_models": {name: str(path) for name, path in self.settings.base_models.items()},
                 "dataset_sha256": dataset.sha256,
+                "teachers": self.teachers(job),
                 "threads": self.settings.trainer_threads,
-                "memory_bytes": self.settings.trainer_memory_bytes if job.queue == "cpu" else 0,
+                "memory_bytes": self.settings.trainer_memory_bytes if job.queue != "gpu" else 0,
                 "nice": self.settings.trainer_nice,
                 "parent_pid": os.getpid(),
             },
@@ -175,6 +181,21 @@ class _Run:
                     continue
                 self.checkpoint_ids[name] = checkpoint.id
         return job
+
+    def teachers(self, job: JobRow) -> dict[str, tuple[str, str]]:
+        """The folders of the models that the job's loss learns from, by id."""
+        spec = JobSpec.model_validate(job.spec)
+        found: dict[str, tuple[str, str]] = {}
+        for term in terms_of(spec.loss) if spec.loss else ():
+            if isinstance(term.loss, KdSpec):
+                with self.database.read() as session:
+                    model = models.find(session, job.project_id, term.loss.teacher)
+                if model is None:
+                    raise FileNotFoundError(f"the teacher {term.loss.teacher}")
+                artifact = self.store.local_path(model.folder)
+                runtime = self.store.local_path(model.base_folder) if model.base_folder else artifact
+                found[model.id] = (str(artifact), str(runtime))
+        return found
 
     def sweep(self, kept: set[str]) -> None:
         """Remove from the store what a worker that was killed under an earlier claim left there, and no row names."""
@@ -306,7 +327,7 @@ class _Run:
         try:
             manifest = verify_folder(artifact)
             description = read_description(artifact)
-            base_key = self.store_base(base, description.base_sha256) if description.head == "linear" else None
+            base_key = self.store_base(base, description.base_sha256) if description.head != "native" else None
             key = f"{self.prefix}/artifact"
             self.store.put_folder(artifact, key)
         except DamagedFolderError as error:
@@ -353,6 +374,20 @@ class _Run:
             verify_folder(folder)
             self.store.put_folder(folder, key)
         return key
+
+    def keep_result(self) -> Released | None:
+        """End a job that makes no model, with what it found."""
+        try:
+            result = json.loads((self.folder / "result.json").read_bytes())
+        except (OSError, ValueError) as error:
+            return self.release(charge=True, reason=f"its result could not be read: {error}")
+
+        def finish(session: Session) -> None:
+            repository.finish(session, self.claim, status="succeeded", now=self.database.now, result=result)
+            repository.append_events(session, self.claim.job_id, [status_event("succeeded", "succeeded")])
+
+        self.persist(finish)
+        return None
 
     def fail(self, error: dict[str, Any]) -> None:
         """End the job with an error that trying again would not mend."""

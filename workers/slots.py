@@ -23,8 +23,6 @@ from workers.runner import Runner
 
 log = logging.getLogger(__name__)
 
-KINDS = ("training",)
-
 
 class Slots:
     """A worker's slots."""
@@ -109,7 +107,7 @@ class Slots:
             return repository.claim_next(
                 session,
                 queues=slot.queues,
-                kinds=KINDS,
+                kinds=slot.kinds,
                 owner=owner,
                 lease=self._settings.lease_seconds,
                 now=self._database.now,

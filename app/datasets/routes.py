@@ -3,11 +3,11 @@
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 
-from app.datasets.schemas import Dataset, DatasetRowItem
+from app.datasets.schemas import Dataset, DatasetRecommendation, DatasetRowItem
 from app.datasets.service import read_form
 from app.errors import UnsupportedMediaTypeError
 from app.http.auth import Authenticated, authenticate_request
@@ -17,6 +17,7 @@ from app.http.pagination import NewestFirst, OldestFirst, Page
 from app.http.services import Wired
 from app.settings import Settings
 from ml.specs.errors import did_you_mean, refuse
+from ml.specs.job import JobSpec
 
 FORM_TYPE = "multipart/form-data"
 PARQUET_TYPE = "application/vnd.apache.parquet"
@@ -73,6 +74,13 @@ def router(settings: Settings) -> APIRouter:
     routes.add_api_route("", list_datasets, methods=["GET"], summary="List datasets")
     routes.add_api_route("/{dataset_id}", get_dataset, methods=["GET"], summary="Get a dataset", responses=missing)
     routes.add_api_route("/{dataset_id}/rows", list_rows, methods=["GET"], summary="Read rows", responses=missing)
+    routes.add_api_route(
+        "/{dataset_id}/recommendation",
+        get_recommendation,
+        methods=["GET"],
+        summary="Which loss to begin with",
+        responses={**missing, 422: {"model": ErrorBody, "description": "Unknown metric, or no labels to train on"}},
+    )
     routes.add_api_route(
         "/{dataset_id}/content",
         get_content,
@@ -135,6 +143,23 @@ def list_rows(dataset_id: str, caller: Authenticated, services: Wired, page: Old
     row = services.datasets.get_row(caller.project_id, dataset_id)
     items, has_more = services.datasets.read_rows(row, page)
     return Page[DatasetRowItem].model_validate(page.page(items, has_more=has_more))
+
+
+def get_recommendation(
+    dataset_id: str,
+    caller: Authenticated,
+    services: Wired,
+    metric: Annotated[
+        str | None, Query(description="What the model will be judged by; default: by task.", examples=["macro_f1"])
+    ] = None,
+) -> DatasetRecommendation:
+    """A loss for these labels, with the figures it rests on, an alternative, and the papers.
+
+    It is a rule of thumb over the label column, not a promise: try it with `POST /v1/jobs/dry_run`.
+    """
+    row = services.datasets.get_row(caller.project_id, dataset_id)
+    base = services.base_models.get(JobSpec(dataset=dataset_id).model)
+    return DatasetRecommendation.of(row.id, services.datasets.recommend(row, base, metric))
 
 
 def get_content(dataset_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:

@@ -1,12 +1,14 @@
 """Bodies of datasets: what an upload's form may hold, and what is answered."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.db.tables import DatasetRow
 from app.http.metadata import Metadata
+from ml.recommendation import Recommendation
 from ml.specs.facts import MAX_LABELS, RECOGNISED, Columns, DatasetFacts, Role
+from ml.specs.losses.base import TaskType
 
 ROW_ID_DIGITS = 9
 
@@ -105,6 +107,45 @@ def _missing(count: int, what: str, first_row: int | None) -> str:
     if count == 1:
         return f"1 row has no {what}: row {first_row}."
     return f"{count:,} rows have no {what}; the first is row {first_row}."
+
+
+class Alternative(BaseModel):
+    """What else to try."""
+
+    loss: dict[str, Any]
+    reason: str
+
+
+class DatasetRecommendation(BaseModel):
+    """Which loss to begin with on a dataset, and why."""
+
+    object: Literal["dataset.recommendation"] = "dataset.recommendation"
+    dataset: str
+    task: TaskType = Field(description='The task it is for: set it in the job spec, as `{"type": …}`.')
+    metric: str = Field(description="The metric it is for.")
+    loss: dict[str, Any] = Field(
+        description="Runs as it stands in a job spec's `loss`.", examples=[{"type": "logit_adjusted", "tau": 1.0}]
+    )
+    reasons: list[str] = Field(description="Why, in sentences with the figures.")
+    evidence: dict[str, Any] = Field(
+        description="The figures: of the rows that a split column gives to training, else of all rows."
+    )
+    alternative: Alternative
+    source: list[str] = Field(description="The papers behind it.")
+
+    @classmethod
+    def of(cls, dataset_id: str, found: Recommendation) -> "DatasetRecommendation":
+        """The body of a recommendation."""
+        return cls(
+            dataset=dataset_id,
+            task=found.task,
+            metric=found.metric,
+            loss=found.loss,
+            reasons=found.reasons,
+            evidence=found.evidence,
+            alternative=Alternative(loss=found.alternative, reason=found.alternative_reason),
+            source=found.source,
+        )
 
 
 class DatasetRowItem(BaseModel):

@@ -24,8 +24,11 @@ from app.keys.service import Caller
 from app.settings import Settings
 from app.storage import FileStore
 from ml.data.report import IngestOptions, IngestReport
+from ml.recommendation import Recommendation, recommend
+from ml.resolve import needed_headers
 from ml.specs.errors import explain_validation, refuse
-from ml.specs.facts import DatasetFacts
+from ml.specs.facts import BaseFacts, DatasetFacts
+from ml.specs.job import JobSpec
 
 COPY_BYTES = 1 << 20
 MAX_FILENAME = 255
@@ -126,6 +129,12 @@ class DatasetService:
         from ml.data.rows import read_columns  # loads pyarrow, as above
 
         return read_columns(self._store.local_path(row.file), headers)
+
+    def recommend(self, row: DatasetRow, base: BaseFacts, metric: str | None) -> Recommendation:
+        """Which loss to begin with. Raises SpecError where no job could be trained on the dataset."""
+        facts = self.facts(row)
+        cells = self.read_column_values(row, needed_headers(JobSpec(dataset=row.id), facts))
+        return recommend(facts, base, cells, metric)
 
     def stream(self, row: DatasetRow) -> Iterator[bytes]:
         """The stored Parquet file, in pieces."""

@@ -106,6 +106,7 @@ class JobRow(IdempotentMixin, Base):
     progress: Mapped[Json]
     metrics: Mapped[Json]
     error: Mapped[Json | None]
+    result: Mapped[Json | None]  # what a job without a model came to
     model_id: Mapped[str | None]
     created_at: Mapped[float]
     started_at: Mapped[float | None]

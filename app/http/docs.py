@@ -26,6 +26,10 @@ folder; press **Authorize** to use it on this page. Every error has one shape,
 
 TAGS = [
     {"name": "datasets", "description": "Labelled texts: uploaded once, normalised to Parquet, never changed."},
+    {
+        "name": "losses",
+        "description": "What a job may minimise: each with its formula, paper, schema and an example that runs.",
+    },
     {"name": "base models", "description": "The encoders a job may start from."},
     {"name": "jobs", "description": "Model + loss + training, queued, watched, cancelled."},
     {"name": "models", "description": "What a finished job leaves behind."},

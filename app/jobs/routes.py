@@ -1,23 +1,29 @@
 """/v1/jobs."""
 
+import asyncio
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from app.db.tables import JobRow
 from app.http.auth import Authenticated
 from app.http.idempotency import IdempotencyKey
 from app.http.metadata import MetadataFilter
 from app.http.pagination import NewestFirst, OldestFirst, Page
-from app.http.services import Wired
-from app.jobs.schemas import CheckpointBody, EventBody, JobBody, MetricBody
+from app.http.prefer import Prefer, wait_seconds
+from app.http.services import Services, Wired
+from app.jobs.schemas import CheckpointBody, EventBody, JobBody, JobValidation, MetricBody
 from app.jobs.service import parse_event_id
-from app.jobs.states import ShownStatus
+from app.jobs.states import ENDED, ShownStatus
 from app.jobs.stream import EventStream
 from ml.specs.job import JobSpec
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+LOOK_EVERY_SECONDS = 0.2
 
 
 @router.post("", status_code=201, summary="Submit a training job")
@@ -36,6 +42,50 @@ def create_job(
     row = services.jobs.submit(caller, spec, idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{row.id}"
     return JobBody.of(row)
+
+
+@router.post("/validate", summary="Check a job spec")
+def validate_job(spec: Annotated[JobSpec, Body()], caller: Authenticated, services: Wired) -> JobValidation:
+    """What a spec would become: defaults filled in, weights by label, warnings, a rough estimate. Queues nothing."""
+    return services.jobs.validate(caller, spec)
+
+
+@router.post(
+    "/dry_run",
+    status_code=201,
+    summary="Try a job spec on a few batches",
+    responses={200: {"model": JobBody, "description": "It ended within the time of `Prefer: wait`."}},
+)
+async def dry_run_job(
+    spec: Annotated[JobSpec, Body()],
+    caller: Authenticated,
+    services: Wired,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
+) -> JobBody:
+    """Make the first few steps of a job without learning from them, and report in the job's `result`.
+
+    Each term's value, its gradient, the share of each label in it, and warnings: a dead term, one that dominates, NaN,
+    no positives. It is a short job of its own kind that does not wait behind trainings; with `Prefer: wait=30` the
+    reply comes once it has ended (200), or after 30 s as it then stands (201). It makes no model.
+    """
+    row = await run_in_threadpool(services.jobs.submit, caller, spec, idempotency_key, kind="dry_run")
+    response.headers["Location"] = f"/v1/jobs/{row.id}"
+    if (seconds := wait_seconds(prefer)) is not None:
+        row = await _wait_for_end(services, row, seconds)
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+        response.status_code = 200 if row.status in ENDED else 201
+    return JobBody.of(row)
+
+
+async def _wait_for_end(services: Services, row: JobRow, seconds: int) -> JobRow:
+    """The job once it has ended, or as it stands after so many seconds."""
+    give_up_at = time.monotonic() + seconds
+    while row.status not in ENDED and time.monotonic() < give_up_at:
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        row = await run_in_threadpool(services.jobs.get, row.project_id, row.id)
+    return row
 
 
 @router.get("", summary="List jobs")

@@ -6,7 +6,9 @@ from pydantic import BaseModel, Field
 
 from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
 from app.http.errors import ErrorDetail
+from app.jobs.estimate import Estimate
 from app.jobs.states import shown_status
+from ml.training.report import DryRunReport
 
 
 class Progress(BaseModel):
@@ -25,7 +27,7 @@ class JobBody(BaseModel):
 
     id: str = Field(examples=["job_019a8f3c2b7e5f0a1b2c3d4e5f60718"])
     object: Literal["job"] = "job"
-    kind: str = Field(description="training; more kinds may come.")
+    kind: str = Field(description="training or dry_run; more kinds may come.")
     name: str
     status: str = Field(
         description="queued, running, succeeded, failed, cancelled or paused; cancelling or pausing while a running "
@@ -34,6 +36,7 @@ class JobBody(BaseModel):
     dataset: str
     spec: dict[str, Any] = Field(description="The resolved spec: every default filled in.")
     model_id: str | None = Field(description="The model it published, once it succeeded.")
+    result: DryRunReport | None = Field(description="What a dry run found; null for a training.")
     error: ErrorDetail | None
     attempts: int = Field(description="Attempts that ended badly without a new checkpoint.")
     progress: Progress
@@ -56,6 +59,7 @@ class JobBody(BaseModel):
             dataset=row.dataset_id,
             spec=row.spec,
             model_id=row.model_id,
+            result=None if row.result is None else DryRunReport.model_validate(row.result),
             error=None if row.error is None else ErrorDetail.model_validate(row.error),
             attempts=row.attempts,
             progress=Progress.model_validate(row.progress),
@@ -67,6 +71,18 @@ class JobBody(BaseModel):
             finished_at=row.finished_at,
             metadata=row.extra,
         )
+
+
+class JobValidation(BaseModel):
+    """What a spec would become, and cost."""
+
+    object: Literal["job.validation"] = "job.validation"
+    spec: dict[str, Any] = Field(description="The resolved spec: every default filled in.")
+    task: str = Field(description="Found out from the dataset's columns, unless the spec says it.")
+    train_counts: dict[str, int] = Field(description="Training rows by label; empty for a regression.")
+    weights: dict[str, dict[str, float]] = Field(description="By term: the weight of each label, where it has weights.")
+    estimate: Estimate
+    warnings: list[str]
 
 
 class EventBody(BaseModel):

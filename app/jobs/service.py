@@ -18,13 +18,19 @@ from app.http.idempotency import create_once, find_created, idempotency_of
 from app.http.pagination import PageRequest
 from app.ids import new_id
 from app.jobs import repository
+from app.jobs.estimate import estimate
 from app.jobs.repository import status_event
-from app.jobs.states import ENDED, shown_status
+from app.jobs.schemas import JobValidation
+from app.jobs.states import ENDED, SHORT_QUEUE, Kind, shown_status
 from app.keys.service import Caller
+from app.models.service import ModelService
 from app.queue import JobQueue
 from ml.resolve import Resolved, needed_headers, resolve
 from ml.specs.errors import SpecError, refuse
 from ml.specs.job import JobSpec
+from ml.specs.losses.auxiliary import KdSpec
+from ml.specs.losses.composition import term_id, terms_of
+from ml.tasks.class_weights import weigh_labels
 
 
 class JobService:
@@ -36,6 +42,7 @@ class JobService:
         queue: JobQueue,
         datasets: DatasetService,
         base_models: BaseModelService,
+        models: ModelService,
         *,
         training_queue: str,
     ) -> None:
@@ -43,15 +50,17 @@ class JobService:
         self._queue = queue
         self._datasets = datasets
         self._base_models = base_models
+        self._models = models
         self._training_queue = training_queue
 
-    def submit(self, caller: Caller, spec: JobSpec, idempotency_key: str | None) -> JobRow:
+    def submit(self, caller: Caller, spec: JobSpec, idempotency_key: str | None, *, kind: Kind = "training") -> JobRow:
         """Check a spec against its dataset and queue it. Raises SpecError; what it returns is stored."""
-        idempotency = idempotency_of(caller, idempotency_key, spec.model_dump(mode="json"))
+        request = {"kind": kind, "spec": spec.model_dump(mode="json")}
+        idempotency = idempotency_of(caller, idempotency_key, request)
         with self._database.read() as session:
             if (earlier := find_created(session, JobRow, idempotency)) is not None:
                 return earlier
-        row = self._new_row(caller, self._resolve(caller, spec))
+        row = self._new_row(caller, self._resolve(caller, spec), kind)
 
         def insert(session: Session) -> JobRow:
             # The dataset may have been deleted since it was read; from here on the job keeps it.
@@ -66,6 +75,26 @@ class JobService:
         if stored.id == row.id:
             self._queue.wake(stored.queue)
         return stored
+
+    def validate(self, caller: Caller, spec: JobSpec) -> JobValidation:
+        """What a spec would become, without queueing anything. Raises SpecError."""
+        resolved = self._resolve(caller, spec)
+        assert resolved.spec.loss is not None, "a resolved spec has a loss"
+        dataset = self._datasets.get_row(caller.project_id, spec.dataset)
+        labels = resolved.state.labels
+        weights = {}
+        for term in terms_of(resolved.spec.loss):
+            found = weigh_labels(getattr(term.loss, "class_weights", None), labels, resolved.train_counts)
+            if found is not None:
+                weights[term_id(term)] = dict(zip(labels, found.tolist(), strict=True))
+        return JobValidation(
+            spec=resolved.spec.model_dump(mode="json"),
+            task=resolved.state.type,
+            train_counts=resolved.train_counts,
+            weights=weights,
+            estimate=estimate(resolved, self._datasets.facts(dataset), self._base_models.get(spec.model)),
+            warnings=list(resolved.warnings),
+        )
 
     def get(self, project_id: str, job_id: str) -> JobRow:
         """A project's job. Raises NotFoundError."""
@@ -141,15 +170,39 @@ class JobService:
         except NotFoundError as error:
             raise _no_dataset(spec) from error
         facts = self._datasets.facts(dataset)
-        return resolve(spec, facts, base, self._datasets.read_column_values(dataset, needed_headers(spec, facts)))
+        cells = self._datasets.read_column_values(dataset, needed_headers(spec, facts))
+        resolved = resolve(spec, facts, base, cells)
+        self._check_teachers(caller, resolved)
+        return resolved
 
-    def _new_row(self, caller: Caller, resolved: Resolved) -> JobRow:
+    def _check_teachers(self, caller: Caller, resolved: Resolved) -> None:
+        """A teacher must be a model of this project that is read as the new one will be, over the same labels."""
+        assert resolved.spec.loss is not None, "a resolved spec has a loss"
+        for term in terms_of(resolved.spec.loss):
+            if not isinstance(term.loss, KdSpec):
+                continue
+            try:
+                task = self._models.get_row(caller.project_id, term.loss.teacher).description["task"]
+            except NotFoundError as error:
+                raise refuse(
+                    "/loss", f"there is no model '{term.loss.teacher}' to teach.", "model_not_found"
+                ) from error
+            if (task["labels"], task["reading"]) != (resolved.state.labels, resolved.state.reading):
+                raise refuse(
+                    "/loss",
+                    f"the teacher '{term.loss.teacher}' knows the labels {', '.join(task['labels'])} (read as "
+                    f"{task['reading']}), and this job has {', '.join(resolved.state.labels)} "
+                    f"({resolved.state.reading}): they must be the same, in the same order.",
+                    "teacher_does_not_fit",
+                )
+
+    def _new_row(self, caller: Caller, resolved: Resolved, kind: Kind) -> JobRow:
         spec = resolved.spec
         return JobRow(
             id=new_id("job"),
             project_id=caller.project_id,
-            kind="training",
-            queue=self._training_queue,
+            kind=kind,
+            queue=self._training_queue if kind == "training" else SHORT_QUEUE,
             name=spec.name,
             dataset_id=spec.dataset,
             spec=spec.model_dump(mode="json"),

@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+Kind = Literal["training", "dry_run"]
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ShownStatus = Literal[Status, "cancelling", "pausing"]
 Wish = Literal["cancel", "pause"]
+SHORT_QUEUE = "short"  # of jobs that must not wait behind a training
 LIVE: tuple[Status, ...] = ("queued", "running", "paused")
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 

@@ -4,7 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
-from ml.artifact.description import DESCRIPTION, HEAD, ONNX, read_description
+from ml.artifact.description import DESCRIPTION, HEAD, ONNX, Description, read_description
 from ml.artifact.join import join_head
 from ml.artifact.tokenizer import load_tokenizer
 
@@ -17,9 +17,9 @@ def assemble(artifact: Path, runtime: Path, target: Path) -> Path:
     description = read_description(artifact)
     files = {path.name: path for folder in (runtime, artifact) for path in sorted(folder.iterdir())}
     files.pop("manifest.json", None)
-    if description.head == "linear":
+    if description.head != "native":
         joined = target.with_suffix(".onnx")
-        join_head(runtime / ONNX, artifact / HEAD, joined)
+        join_head(runtime / ONNX, artifact / HEAD, joined, is_cosine=description.head == "cosine")
         files[ONNX] = joined
         cut = target.with_suffix(".tokenizer.json")  # the shared one cuts nowhere
         load_tokenizer(runtime, description.max_length).save(str(cut))
@@ -28,20 +28,29 @@ def assemble(artifact: Path, runtime: Path, target: Path) -> Path:
         for name, path in sorted(files.items()):
             kind = zipfile.ZIP_DEFLATED if path.suffix in _COMPRESSED else zipfile.ZIP_STORED
             archive.write(path, name, kind)
-        archive.writestr(README, _readme(description.loads_in_transformers, description.inputs, description.labels))
+        archive.writestr(README, _readme(description))
     return target
 
 
-def _readme(loads_in_transformers: bool, inputs: list[str], labels: list[str]) -> str:
+def _readme(description: Description) -> str:
     loading = (
         "`AutoModelForSequenceClassification.from_pretrained(folder)` loads it, with the same logits."
-        if loads_in_transformers
-        else "`AutoModelForSequenceClassification` cannot express it: the encoder was frozen and its last layer is "
-        "averaged over the tokens before a linear head. Use the ONNX file."
+        if description.loads_in_transformers
+        else "`AutoModelForSequenceClassification` cannot express it: "
+        + (
+            "its last layer compares angles."
+            if description.head == "native"
+            else "the encoder was frozen and its last layer is averaged over the tokens before the head."
+        )
+        + " Use the ONNX file."
     )
+    takes = ", ".join(f"`{name}`" for name in description.inputs)
+    width = description.build_task().width
     return (
         f"# A Minimand classifier\n\n{loading}\n\n"
-        f"`{ONNX}` takes {', '.join(f'`{name}`' for name in inputs)} (int64, batch × length) and returns logits "
-        f"(batch × {len(labels)}). `tokenizer.json` makes the ids; `{DESCRIPTION}` says the rest.\n\n"
-        f"Labels, in the order of the logits: {json.dumps(labels, ensure_ascii=False)}\n"
+        f"`{ONNX}` takes {takes} (int64, batch × length) and returns outputs (batch × {width}). "
+        f"`tokenizer.json` makes the ids; `{DESCRIPTION}` says the rest.\n\n"
+        f"Divide the outputs by {description.task.temperature:g}, as fitted on the validation part, before you "
+        f"read them.\n\nTask: {description.task.type}. Outputs are read as `{description.task.reading}`. "
+        f"Labels, in order: {json.dumps(description.task.labels, ensure_ascii=False)}\n"
     )

@@ -39,8 +39,8 @@ class ModelBody(BaseModel):
             id=row.id,
             name=row.name,
             job_id=row.job_id,
-            task=description["task"],
-            labels=description["labels"],
+            task=description["task"]["type"],
+            labels=description["task"]["labels"],
             base_model=description["base_model"],
             loss=description["spec"]["loss"],
             metrics=description["metrics"],
@@ -57,9 +57,9 @@ class ModelReport(BaseModel):
     id: str
     object: Literal["model.report"] = "model.report"
     metrics: dict[str, dict[str, float]]
-    labels: dict[str, dict[str, float]]
+    report: dict[str, Any] = Field(description="Figures by label, confusion, reliability, as the task has them.")
 
     @classmethod
     def of(cls, row: ModelRow) -> "ModelReport":
         """The report of a row."""
-        return cls(id=row.id, metrics=row.description["metrics"], labels=row.description["report"])
+        return cls(id=row.id, metrics=row.description["metrics"], report=row.description["report"])

@@ -39,12 +39,28 @@ class PredictionRequest(BaseModel):
     )
 
 
-class PredictionResult(BaseModel):
-    """The answer to one text."""
+class LabelResult(BaseModel):
+    """The answer to one text of a task with one label."""
 
     label: str
-    score: float = Field(description="Probability of the label.")
-    scores: dict[str, float] = Field(description="Probability of every label.")
+    score: float = Field(description="Of the label: a probability, unless the loss gives scores.")
+    scores: dict[str, float] = Field(description="Of every label.")
+
+
+class LabelsResult(BaseModel):
+    """The answer to one text of a task with any number of labels."""
+
+    labels: list[str] = Field(description="Those whose score passes its threshold.")
+    score: float = Field(description="The highest.")
+    scores: dict[str, float] = Field(description="Of every label.")
+
+
+class ValueResult(BaseModel):
+    """The answer to one text of a regression."""
+
+    value: float
+    standard_deviation: float | None = Field(None, description="Where the loss learns one.")
+    quantiles: dict[str, float] | None = Field(None, description="Where the loss learns them.")
 
 
 class Timings(BaseModel):
@@ -61,5 +77,5 @@ class Prediction(BaseModel):
     id: str = Field(examples=["pred_019a8f3c2b7e5f0a1b2c3d4e5f60718"])
     object: Literal["prediction"] = "prediction"
     model: str
-    results: list[PredictionResult]
+    results: list[LabelResult | LabelsResult | ValueResult]
     timings_ms: Timings

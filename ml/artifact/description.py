@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ml.tasks.text_classification import TextClassificationTask
+from ml.tasks.base import Task
+from ml.tasks.build import TaskState, build_task
 
 DESCRIPTION = "minimand.json"
 ONNX, HEAD = "model.onnx", "head.safetensors"
@@ -35,27 +36,25 @@ class Description(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format_version: Literal[1] = 1
-    task: Literal["text_classification"]
-    labels: list[str]
-    activation: Literal["softmax"]  # how logits become probabilities; the loss decides
+    task: TaskState  # labels, how outputs are read, calibration, thresholds
     max_length: int
     pad_id: int
     inputs: list[str]  # of the ONNX file, in its order
     base_model: str
     base_sha256: str
-    head: Literal["native", "linear"]  # linear: a matrix over the shared encoder's vectors
+    head: Literal["native", "linear", "cosine"]  # the latter two: over the shared encoder's vectors
     loads_in_transformers: bool
     metrics: dict[str, dict[str, float]]
-    report: dict[str, dict[str, float]]
+    report: dict[str, Any]
     spec: dict[str, Any]
     dataset_sha256: str | None
     train_rows: int
     versions: dict[str, str]
     probe: Probe
 
-    def build_task(self) -> TextClassificationTask:
-        """The task, which decodes scores."""
-        return TextClassificationTask(tuple(self.labels))
+    def build_task(self) -> Task:
+        """The task, which decodes outputs."""
+        return build_task(self.task)
 
 
 def read_description(folder: Path) -> Description:

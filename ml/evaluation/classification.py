@@ -1,49 +1,63 @@
-"""Metrics of single-label classification. predicted and targets are class ids (N,); N is at least 1."""
+"""Metrics of single-label classification. predicted and truth are class ids (N,); C classes, N at least 1."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.evaluation import ranking
+from ml.evaluation.rows import require_rows
+
 Ids = NDArray[np.int64]
+Scores = NDArray[np.float64]
+
+# A larger matrix is no picture any more, and megabytes of JSON.
+MAX_CONFUSION_LABELS = 200
 
 
-def accuracy(predicted: Ids, targets: Ids) -> float:
-    """Share of rows whose label was found."""
-    return float((predicted == targets).mean())
+def evaluate(predicted: Ids, scores: Scores, truth: Ids) -> dict[str, float]:
+    """accuracy, macro_f1, micro_f1, mcc, roc_auc and average_precision of scores (N, C).
+
+    macro_f1 is the mean over the classes that occur in predicted or truth, roc_auc and average_precision are means
+    over the classes in truth, each against the rest. Where truth holds one class only, the last two and mcc are
+    undefined and left out; mcc is 0 where predicted holds one class only.
+    """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    require_rows(truth, "measuring classification")
+    metrics = {
+        "accuracy": float(accuracy_score(truth, predicted)),
+        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+        "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
+    }
+    if (truth != truth[0]).any():
+        metrics["mcc"] = float(matthews_corrcoef(truth, predicted))
+    return metrics | ranking.evaluate(scores, truth[:, None] == np.arange(scores.shape[1]))
 
 
-def f1_by_class(predicted: Ids, targets: Ids, classes: int) -> NDArray[np.float64]:
-    """F1 of each class (C,): 2·hits / (predicted + true); 0 for a class that is neither predicted nor there."""
-    hits = np.bincount(targets[predicted == targets], minlength=classes)
-    both = np.bincount(predicted, minlength=classes) + np.bincount(targets, minlength=classes)
-    return np.asarray(2 * hits / np.maximum(both, 1))
+def report(predicted: Ids, truth: Ids, labels: Sequence[str]) -> dict[str, Any]:
+    """Precision, recall, F1 and rows by label name, and the confusion matrix: rows are truth, columns predicted.
+
+    A precision or recall of nothing is 0. Above 200 labels "confusion" is None.
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    require_rows(truth, "a report")
+    ids = range(len(labels))
+    figures = precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
+    confusion = None
+    if len(labels) <= MAX_CONFUSION_LABELS:
+        matrix = confusion_matrix(truth, predicted, labels=ids)  # (C, C)
+        confusion = {"labels": list(labels), "matrix": matrix.tolist()}
+    return {"labels": name_figures(labels, *figures), "confusion": confusion}
 
 
-def macro_f1(predicted: Ids, targets: Ids, classes: int) -> float:
-    """Mean F1 over the classes that occur in predicted or targets, each counted once (as scikit-learn has it)."""
-    present = np.union1d(predicted, targets)
-    return float(f1_by_class(predicted, targets, classes)[present].mean())
-
-
-def log_loss(probabilities: NDArray[np.float64], targets: Ids) -> float:
-    """Mean −log of the probability (N, C) given to the true label; probabilities are kept above 1e-15."""
-    chosen = probabilities[np.arange(len(targets)), targets]
-    return float(-np.log(np.maximum(chosen, 1e-15)).mean())
-
-
-def per_label_report(predicted: Ids, targets: Ids, labels: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and rows by label name."""
-    classes = len(labels)
-    hits = np.bincount(targets[predicted == targets], minlength=classes)
-    found, true = np.bincount(predicted, minlength=classes), np.bincount(targets, minlength=classes)
-    f1 = f1_by_class(predicted, targets, classes)
+def name_figures(
+    labels: Sequence[str], precision: Scores, recall: Scores, f1: Scores, rows: Ids
+) -> dict[str, dict[str, float]]:
+    """Four arrays (C,) as one object for each label name."""
     return {
-        label: {
-            "precision": float(hits[i] / max(found[i], 1)),
-            "recall": float(hits[i] / max(true[i], 1)),
-            "f1": float(f1[i]),
-            "rows": int(true[i]),
-        }
-        for i, label in enumerate(labels)
+        label: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
+        for label, p, r, f, n in zip(labels, precision, recall, f1, rows, strict=True)
     }

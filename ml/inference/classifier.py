@@ -46,7 +46,7 @@ class OnnxClassifier:
         self.task = self.description.build_task()
         self._session = session
         self._tokenizer = load_tokenizer(runtime, self.description.max_length)
-        self._head = load_file(folder / HEAD) if self.description.head == "linear" else None
+        self._head = load_file(folder / HEAD) if self.description.head != "native" else None
         self._check_probe()
 
     def tokenize(self, texts: Sequence[Text]) -> list[Encoding]:
@@ -79,6 +79,8 @@ class OnnxClassifier:
             feeds[name] = padded
         (answer,) = self._session.run(None, feeds)
         if self._head is not None:
+            if self.description.head == "cosine":
+                answer = answer / np.maximum(np.linalg.norm(answer, axis=-1, keepdims=True), 1e-12)
             answer = answer @ self._head["weight"].T + self._head["bias"]
         return np.asarray(answer, np.float32)
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from ml.losses.base import IGNORED, Loss
+from ml.losses.base import IGNORED, Loss, Targets
 from ml.models.outputs import Outputs
 
 
@@ -24,21 +24,20 @@ class CrossEntropyLoss(Loss):
         self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", class_weights)
 
-    def numerators(self, outputs: Outputs, targets: Tensor) -> Tensor:
+    def numerators(self, outputs: Outputs, targets: Targets) -> Tensor:
         """See the class."""
         weights = None if self.class_weights is None else self.class_weights.to(outputs.logits.dtype)
         return functional.cross_entropy(
             outputs.logits,
-            targets,
+            targets.labels,
             weights,
             ignore_index=IGNORED,
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
 
-    def denominators(self, targets: Tensor) -> Tensor:
+    def denominators(self, targets: Targets) -> Tensor:
         """The weight of the row's label, as torch divides (1 without weights)."""
-        counted = targets != IGNORED
         if self.class_weights is None:
-            return counted.double()
-        return self.class_weights[targets.clamp_min(0)].double() * counted
+            return super().denominators(targets)
+        return self.class_weights[targets.labels.clamp_min(0)].double() * (targets.labels != IGNORED)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ml.losses.base import IGNORED, Loss
+from ml.losses.base import IGNORED, Loss, Targets
 from ml.models.outputs import Outputs
 
 
@@ -25,21 +25,17 @@ class FocalLoss(Loss):
         self.gamma = gamma
         self.register_buffer("alpha", alpha)
 
-    def numerators(self, outputs: Outputs, targets: Tensor) -> Tensor:
+    def numerators(self, outputs: Outputs, targets: Targets) -> Tensor:
         """See the class."""
-        counted = targets != IGNORED
-        targets = targets.clamp_min(0)
+        counted = targets.labels != IGNORED
+        labels = targets.labels.clamp_min(0)
         log_p = functional.log_softmax(outputs.logits, -1)  # (B, C)
-        log_p_true = log_p.gather(-1, targets[:, None])[:, 0]  # (B,)
+        log_p_true = log_p.gather(-1, labels[:, None])[:, 0]  # (B,)
         # log(1 − p_y) as the log-sum of the other classes: it stays finite, and so does its gradient, where p_y
         # rounds to 1; (1 − p_y)^γ has none there for γ < 1.
-        is_true = functional.one_hot(targets, log_p.shape[-1]).bool()
+        is_true = functional.one_hot(labels, log_p.shape[-1]).bool()
         log_p_others = torch.logsumexp(log_p.masked_fill(is_true, -torch.inf), -1)  # (B,)
         losses = -torch.exp(self.gamma * log_p_others) * log_p_true
         if self.alpha is not None:
-            losses = losses * self.alpha.to(losses.dtype)[targets]
+            losses = losses * self.alpha.to(losses.dtype)[labels]
         return losses * counted
-
-    def denominators(self, targets: Tensor) -> Tensor:
-        """1 a row: α is not divided out."""
-        return (targets != IGNORED).double()

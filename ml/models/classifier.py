@@ -1,8 +1,10 @@
-"""The networks: tokens to logits, by the base model's own classification class or by mean pooling and a linear head.
+"""The networks: tokens to outputs, by the base model's own classification class or by mean pooling and a head.
 
 They know no loss and no data. The head always trains; it is new, and drawn from the seed that is set before.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,21 +12,27 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from ml.models.heads import as_linear, build_head
 from ml.models.outputs import Outputs
+from ml.specs.losses.base import Head
 
 
-def load_native(base: Path, labels: tuple[str, ...], dropout: float | None) -> "NativeClassifier":
-    """A base model under its own sequence-classification head, every parameter trainable, float32."""
+def load_native(
+    base: Path, *, width: int, labels: tuple[str, ...], head: Head, scale: float, dropout: float | None
+) -> "NativeClassifier":
+    """A base model under its own sequence-classification class, every parameter trainable, float32.
+
+    width: outputs of the head. labels: written into the config where there is one for each output.
+    """
     config = _read_config(base, dropout)
-    config.num_labels = len(labels)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: i for i, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
-    return NativeClassifier(
-        AutoModelForSequenceClassification.from_pretrained(
-            base, config=config, local_files_only=True, dtype=torch.float32, use_safetensors=True
-        )
+    config.num_labels = width
+    if len(labels) == width:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, config=config, local_files_only=True, dtype=torch.float32, use_safetensors=True
     )
+    return NativeClassifier(model, head, scale)
 
 
 def load_encoder(base: Path) -> "MeanPooledEncoder":
@@ -37,15 +45,64 @@ def load_encoder(base: Path) -> "MeanPooledEncoder":
 
 
 class NativeClassifier(nn.Module):
-    """The class that `AutoModelForSequenceClassification` picks: what we save, it loads."""
+    """The class that `AutoModelForSequenceClassification` picks, with a last layer of our choice."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, head: Head, scale: float) -> None:
         super().__init__()
         self.model = model  # transformers is untyped
+        self._head_name, last = _last_linear(model, model.config.num_labels)
+        if head != "linear":
+            self.set_head(build_head(head, last.in_features, last.out_features, scale))
+        self._features: Tensor | None = None
+        self._watch_head()
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer."""
+        return cast("nn.Module", self.model.get_submodule(self._head_name))
+
+    def set_head(self, head: nn.Module) -> None:
+        """Put another last layer in."""
+        self.model.set_submodule(self._head_name, head)
+
+    def fold_head(self) -> bool:
+        """Make the last layer a plain linear one, so that transformers can load it. False where it cannot be one."""
+        linear = as_linear(self.head)
+        if linear is not None and linear is not self.head:
+            self.set_head(linear)
+            self._watch_head()
+        return linear is not None
 
     def forward(self, **inputs: Tensor) -> Outputs:
-        """input_ids, attention_mask and, where the model has it, token_type_ids: (B, L) int64 → logits (B, C)."""
-        return Outputs(self.model(**inputs).logits)
+        """input_ids, attention_mask and, where the model has it, token_type_ids: (B, L) int64 → (B, H) and (B, D)."""
+        logits = self.model(**inputs).logits
+        assert self._features is not None, "the head was called"
+        return Outputs(logits, self._features)
+
+    @contextmanager
+    def watched_words(self) -> Iterator[list[Tensor]]:
+        """Collect the word embeddings (B, L, D) of the passes in this block, with their gradient's graph."""
+        seen: list[Tensor] = []
+        hook = self.model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: seen.append(output))
+        try:
+            yield seen
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def moved_words(self, by: Tensor) -> Iterator[None]:
+        """Add `by` (B, L, D) to the word embeddings of the passes in this block."""
+        hook = self.model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output + by)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _watch_head(self) -> None:
+        def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._features = inputs[0]
+
+        self.head.register_forward_pre_hook(keep)
 
 
 class MeanPooledEncoder(nn.Module):
@@ -62,17 +119,30 @@ class MeanPooledEncoder(nn.Module):
         return cast("Tensor", (hidden * mask).sum(1) / mask.sum(1).clamp_min(1.0))
 
 
-class LinearHead(nn.Module):
-    """Features to logits."""
+class FeatureHead(nn.Module):
+    """Features to outputs."""
 
-    def __init__(self, features: int, classes: int, dropout: float) -> None:
+    def __init__(self, features: int, outputs: int, head: Head, scale: float, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(features, classes)
+        self.head = build_head(head, features, outputs, scale)
 
     def forward(self, *, features: Tensor) -> Outputs:
-        """features: (B, D) → logits (B, C)."""
-        return Outputs(self.linear(self.dropout(features)))
+        """features: (B, D) → outputs (B, H)."""
+        seen = self.dropout(features)
+        return Outputs(self.head(seen), seen)
+
+
+def _last_linear(model: nn.Module, outputs: int) -> tuple[str, nn.Linear]:
+    """The layer that makes the logits: the last linear one of that width outside the encoder."""
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == outputs
+    ]
+    if not found:
+        raise TypeError(f"{type(model).__name__} has no last linear layer with {outputs} outputs")
+    return found[-1]
 
 
 def _read_config(base: Path, dropout: float | None) -> Any:

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 class Spec(BaseModel):
     """Unknown keys, NaN, infinities and numbers written as strings are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -116,7 +116,8 @@ def _sentence(error: Any, path: list[object]) -> str:
     if kind == "extra_forbidden":
         return f"unknown field '{name}'. Remove it, or see the schema of this object in /docs."
     if kind == "missing":
-        return f"'{name}' is required and missing."
+        missing = error["loc"][-1] if error["loc"] else name  # a shorthand has no place for it in the body
+        return f"'{missing}' is required and missing."
     if kind == "union_tag_invalid":
         known = [tag.strip().strip("'") for tag in str(context.get("expected_tags", "")).split(",")]
         tag = context.get("tag")

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from ml.specs.base import Spec
-from ml.specs.losses import Loss
+from ml.specs.evaluation import Evaluation
+from ml.specs.losses.composition import Loss
+from ml.specs.tasks import Task
 
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -21,22 +23,6 @@ Metadata = Annotated[
     ),
 ]
 Count = Annotated[int, Field(ge=1)]
-
-
-class TextClassification(Spec):
-    """One label for each text, or for each pair of texts."""
-
-    type: Literal["text_classification"] = "text_classification"
-    labels: list[str] | None = Field(
-        None, min_length=2, description="Every label of the dataset, in the order you want. Default: sorted."
-    )
-
-    @model_validator(mode="after")
-    def _each_label_once(self) -> "TextClassification":
-        repeated = {label for label in self.labels or [] if (self.labels or []).count(label) > 1}
-        if repeated:
-            raise ValueError(f"labels names {', '.join(sorted(repeated))} more than once.")
-        return self
 
 
 class Split(Spec):
@@ -117,7 +103,7 @@ class Schedule(Spec):
 class EarlyStopping(Spec):
     """Stop when validation no longer improves, and keep the best weights."""
 
-    metric: Literal["loss", "accuracy", "macro_f1"] = Field("macro_f1", description="Measured after each epoch.")
+    metric: str | None = Field(None, description="A validation metric. Null: macro_f1; regression: rmse; ordinal: qwk.")
     patience: int = Field(2, ge=1, le=1000, description="Epochs without improvement before stopping.")
     min_delta: float = Field(0.0, ge=0, description="Least change that counts as an improvement.")
 
@@ -164,12 +150,14 @@ class JobSpec(Spec):
     name: str = Field("", max_length=200)
     model: str = Field("minilm", min_length=1, max_length=200, description="A base model: see GET /v1/base_models.")
     dataset: str = Field(min_length=1, max_length=200, description="Id of a dataset.")
-    task: TextClassification | None = Field(None, description="Null: found out from the dataset's columns.")
+    task: Task | None = Field(None, description="Null: found out from the dataset's columns.")
     split: Split = Split()
     loss: Loss | None = Field(
         None,
-        description='A loss by its type, e.g. {"type": "focal", "gamma": 2}, or just its name. Null: cross_entropy.',
+        description='A loss by its type, e.g. {"type": "focal", "gamma": 2}, or just its name, or several: '
+        '{"terms": [{"loss": …, "weight": …}], "combine": …}. Null: cross_entropy, bce or mse, by the task.',
     )
     tuning: Tuning = Field(FullTuning(type="full"))
     training: Training = Training()
+    evaluation: Evaluation = Evaluation()
     metadata: Metadata = Field(default_factory=dict)

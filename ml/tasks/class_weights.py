@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.specs.losses import EffectiveNumber
+from ml.specs.losses.base import EffectiveNumber
 
 
 def weigh_labels(

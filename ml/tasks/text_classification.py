@@ -1,50 +1,101 @@
-"""One label a text: targets, decoding, metrics. numpy only; it knows no network and no loss."""
+"""One label a text: targets, decoding, metrics. Also for labels that have an order, see `ml.tasks.ordinal`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.evaluation.classification import accuracy, log_loss, macro_f1, per_label_report
+from ml.evaluation import calibration, classification
 from ml.evaluation.scores import softmax
+from ml.tasks.base import UNCALIBRATED, Array, Calibration, Targets, Task
+from ml.tasks.cells import to_distribution
+from ml.tasks.readings import LabelReading
 
 
 @dataclass(frozen=True)
-class TextClassificationTask:
-    """C labels, one logit each; a score is a probability by softmax."""
+class TextClassificationTask(Task):
+    """C labels; targets are class ids (N,), or distributions (N, C) where the cells hold them."""
 
     labels: tuple[str, ...]
+    reading: LabelReading
+    is_soft: bool = False
+    calibration: Calibration = UNCALIBRATED
 
     @property
-    def head_size(self) -> int:
-        """Outputs of the head: C."""
-        return len(self.labels)
+    def width(self) -> int:
+        """Outputs of the head."""
+        return self.reading.width
 
-    def encode(self, cells: Sequence[str]) -> NDArray[np.int64]:
-        """Label names to class ids (N,)."""
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether scores are probabilities."""
+        return self.reading.has_probabilities or self.calibration.platt is not None
+
+    def encode(self, cells: Sequence[str]) -> Targets:
+        """Names to ids (N,) int64; distributions to (N, C) float32."""
         index = {label: i for i, label in enumerate(self.labels)}
-        return np.array([index[cell] for cell in cells], np.int64)
+        if not self.is_soft:
+            return np.array([index[cell] for cell in cells], np.int64)
+        targets = np.zeros((len(cells), len(self.labels)), np.float32)
+        for row, cell in enumerate(cells):
+            for label, probability in (to_distribution(cell) or {}).items():
+                targets[row, index[label]] = probability
+        return targets
 
-    def decode(self, logits: NDArray[np.floating[Any]]) -> list[dict[str, Any]]:
-        """Logits (N, C) to one result a row: the likeliest label, its probability, and every label's."""
+    def scores(self, outputs: Array) -> NDArray[np.float64]:
+        """(N, C), calibrated."""
+        if self.calibration.platt is not None:
+            raw = self.reading.raw(outputs)
+            a, b = np.array(self.calibration.platt).T
+            if len(self.labels) == 2:
+                # σ of each label over their sum, by logarithms: both may be too small to be told from 0.
+                return softmax(-np.logaddexp(0, -(raw * a + b)))
+            # Of several labels the mapped scores are taken as logits: in six held-out comparisons that had the lower
+            # calibration error in four (0.057 against 0.115 in the widest), σ over its sum in two.
+            return softmax(raw * a + b)
+        return self.reading.scores(outputs / self.calibration.temperature)
+
+    def decode(self, outputs: Array) -> list[dict[str, Any]]:
+        """The likeliest label, its score, and every label's."""
+        scores = self.scores(outputs)
         results = []
-        for row in softmax(logits):
-            best = int(row.argmax())
-            scores = dict(zip(self.labels, row.tolist(), strict=True))
-            results.append({"label": self.labels[best], "score": float(row[best]), "scores": scores})
+        for row, best in zip(scores, self.reading.best(scores), strict=True):
+            named = dict(zip(self.labels, row.tolist(), strict=True))
+            results.append({"label": self.labels[best], "score": float(row[best]), "scores": named})
         return results
 
-    def evaluate(self, logits: NDArray[np.floating[Any]], targets: NDArray[np.int64]) -> dict[str, float]:
-        """Metrics of logits (N, C) against class ids (N,)."""
-        predicted = logits.argmax(-1)
-        return {
-            "accuracy": accuracy(predicted, targets),
-            "macro_f1": macro_f1(predicted, targets, self.head_size),
-            "loss": log_loss(softmax(logits), targets),
-        }
+    def evaluate(self, outputs: Array, targets: Targets) -> dict[str, float]:
+        """accuracy, macro_f1, mcc, roc_auc, average_precision; with probabilities also loss, ece and brier."""
+        scores = self.scores(outputs)
+        truth = self._ids(targets)
+        metrics = classification.evaluate(self.reading.best(scores), scores, truth)
+        if self.has_probabilities:
+            metrics |= calibration.evaluate(scores, truth)
+        return metrics
 
-    def report(self, logits: NDArray[np.floating[Any]], targets: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-        """Precision, recall, F1 and rows of each label."""
-        return per_label_report(logits.argmax(-1), targets, self.labels)
+    def report(self, outputs: Array, targets: Targets) -> dict[str, Any]:
+        """By label, confusion and, with probabilities, reliability."""
+        scores = self.scores(outputs)
+        truth = self._ids(targets)
+        report: dict[str, Any] = classification.report(self.reading.best(scores), truth, self.labels)
+        if self.has_probabilities:
+            report["reliability"] = calibration.reliability_bins(scores, truth)
+        return report
+
+    def fitted(
+        self, outputs: Array, targets: Targets, *, calibrate: str | None, thresholds: str | None
+    ) -> "TextClassificationTask":
+        """With the temperature, or with Platt's maps, that fit these rows best."""
+        del thresholds  # the arg max is answered
+        truth = self._ids(targets)
+        if calibrate == "platt":
+            return replace(self, calibration=Calibration(platt=calibration.fit_platt(self.reading.raw(outputs), truth)))
+        if calibrate == "temperature" and self.reading.has_probabilities:
+            temperature = calibration.fit_temperature(outputs, truth, self.reading.scores)
+            return replace(self, calibration=Calibration(temperature=temperature))
+        return self
+
+    def _ids(self, targets: Targets) -> NDArray[np.int64]:
+        return targets.argmax(-1) if self.is_soft else targets

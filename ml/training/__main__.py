@@ -1,4 +1,4 @@
-"""`python -m ml.training RUN_DIR`: train what the directory asks for, with or without the service around it.
+"""`python -m ml.training RUN_DIR`: train, or try, what the directory asks for, with or without the service around it.
 
 Exit status: 0 done · 75 stopped with a checkpoint · 77 out of memory by its own limit · 78 non-finite loss ·
 79 bad spec or data. A signal, or another status, is a crash.
@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
     try:
         placement = run.read_placement()
         _settle_in(placement)
-        _train(run, placement, stopping)
+        work = _dry_run if placement.mode == "dry_run" else _train
+        work(run, placement, stopping)
     except StoppedError as error:
         log.info("%s", error)
         return ExitCode.STOPPED
@@ -89,15 +90,35 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
     rows = ", ".join(f"{len(prepared.rows_of(part))} {part.name.lower()}" for part in Part)
     run.tell(
         "message",
-        f"rows: {rows}; {len(prepared.resolved.labels)} labels; "
+        f"rows: {rows}; task {prepared.resolved.state.type}; "
         f"{machine.device}, {machine.precision}, {machine.threads} threads",
     )
     fitted = fit(run, prepared, machine, fingerprint, stopping.is_set)
     run.tell("message", "exporting")
-    export_artifact(
-        run, prepared, metrics=fitted.metrics, report=fitted.report, dataset_sha256=placement.dataset_sha256
-    )
+    export_artifact(run, prepared, fitted, dataset_sha256=placement.dataset_sha256)
     run.tell("message", f"finished after {fitted.steps} steps", {"metrics": fitted.metrics})
+
+
+def _dry_run(run: RunDirectory, placement: Placement, stopping: threading.Event) -> None:
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from ml.training.dry_run import dry_run
+    from ml.training.machine import look_around
+    from ml.training.prepare import prepare
+
+    disable_progress_bar()
+    prepared = prepare(run, placement)
+    machine = look_around(prepared.spec.training, placement.threads)
+    torch.set_num_threads(machine.threads)
+
+    def told(done: int, steps: int) -> None:
+        run.tell("progress", f"step {done} of {steps}", {"step": done, "steps": steps})
+
+    report = dry_run(prepared, machine, told=told, stop=stopping.is_set)
+    for warning in report.warnings:
+        run.tell("message", warning, level="warning")
+    run.write_result(report)
 
 
 def _settle_in(placement: Placement) -> None:

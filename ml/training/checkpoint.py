@@ -25,7 +25,8 @@ KEPT = 3
 # What a run may do otherwise than before: the result is as good, but no longer the same to the bit.
 ENVIRONMENT = ("machine", "torch")
 
-WEIGHTS, BEST, OPTIMIZER, RNG = "model.safetensors", "best.safetensors", "optimizer.safetensors", "rng.safetensors"
+WEIGHTS, BEST, RNG = "model.safetensors", "best.safetensors", "rng.safetensors"
+OPTIMIZER, OBJECTIVE = "optimizer.safetensors", "objective.safetensors"
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Position:
 def save_checkpoint(
     folder: Path,
     network: nn.Module,
+    objective: nn.Module,
     optimizer: Optimizer,
     position: Position,
     best: dict[str, Tensor] | None,
@@ -64,6 +66,7 @@ def save_checkpoint(
     with publish_folder(target, facts) as temporary:
         save_file(_contiguous(trainable_state(network)), temporary / WEIGHTS)
         save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
+        save_file(_contiguous(objective.state_dict()), temporary / OBJECTIVE)
         save_file(_rng_tensors(), temporary / RNG)
         if best is not None:
             save_file(_contiguous(best), temporary / BEST)
@@ -76,7 +79,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, network: nn.Module, optimizer: Optimizer, fingerprint: dict[str, Any]
+    folder: Path, network: nn.Module, objective: nn.Module, optimizer: Optimizer, fingerprint: dict[str, Any]
 ) -> tuple[Position, dict[str, Tensor] | None]:
     """Put a verified checkpoint back. Raises SpecError where it belongs to a run of another spec, data or base."""
     manifest = read_manifest(folder)
@@ -88,6 +91,7 @@ def load_checkpoint(
             "foreign_checkpoint",
         )
     network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    objective.load_state_dict(load_file(folder / OBJECTIVE))
     _restore_optimizer(optimizer, load_file(folder / OPTIMIZER))
     _restore_rng(load_file(folder / RNG), manifest["python_rng"])
     state = manifest["position"]

@@ -13,15 +13,18 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, Description, Probe, write_description
 from ml.artifact.manifest import publish_folder
 from ml.artifact.tokenizer import load_tokenizer
 from ml.data.tokens import TokenTable
 from ml.inference.classifier import OnnxClassifier, WrongAnswersError, open_session
-from ml.models.classifier import LinearHead, NativeClassifier
+from ml.models.classifier import FeatureHead, NativeClassifier
+from ml.models.heads import CosineHead, as_linear
 from ml.models.outputs import Outputs
 from ml.training.errors import ExportError
+from ml.training.fit import Fitted
 from ml.training.prepare import Prepared
 from ml.training.run import RunDirectory
 
@@ -42,9 +45,8 @@ _TOKENIZER_FILES = (
 def export_artifact(
     run: RunDirectory,
     prepared: Prepared,
+    fitted: Fitted,
     *,
-    metrics: dict[str, dict[str, float]],
-    report: dict[str, dict[str, float]],
     dataset_sha256: str | None,
 ) -> None:
     """Write RUN_DIR/artifact (and RUN_DIR/base for a frozen run) and check its answers against the network's.
@@ -52,25 +54,25 @@ def export_artifact(
     Raises ExportError when onnxruntime answers differently.
     """
     network = prepared.network.cpu().eval()
+    is_native = isinstance(network, NativeClassifier)
+    is_plain = network.fold_head() if isinstance(network, NativeClassifier) else False
     probe = prepared_probe(prepared)
     inputs = list(probe.inputs_of(np.arange(1)))
     logits = _probe_logits(prepared, probe)
     described = Description(
-        task="text_classification",
-        labels=list(prepared.task.labels),
-        activation="softmax",
+        task=fitted.state,
         max_length=prepared.spec.training.max_length,
         pad_id=probe.pad_id,
         inputs=inputs,
         base_model=prepared.spec.model,
         base_sha256=prepared.base_sha256,
-        head="native" if isinstance(network, NativeClassifier) else "linear",
-        loads_in_transformers=isinstance(network, NativeClassifier),
-        metrics=metrics,
-        report=report,
+        head="native" if is_native else "linear" if as_linear(network.head) is not None else "cosine",
+        loads_in_transformers=is_plain,
+        metrics=fitted.metrics,
+        report=fitted.report,
         spec=prepared.spec.model_dump(),
         dataset_sha256=dataset_sha256,
-        train_rows=sum(prepared.resolved.train_counts.values()),
+        train_rows=prepared.resolved.train_rows,
         versions={name: version(name) for name in ("minimand", "torch", "transformers", "onnxruntime")},
         probe=Probe(logits=logits.tolist(), tolerance=TOLERANCE * max(1.0, float(np.abs(logits).max()))),
     )
@@ -79,15 +81,24 @@ def export_artifact(
     shutil.rmtree(run.artifact, ignore_errors=True)
     with publish_folder(run.artifact, {"kind": "artifact"}) as folder:
         write_description(folder, described)
-        if isinstance(network, LinearHead):
-            head = {"weight": network.linear.weight, "bias": network.linear.bias}
-            save_file({name: tensor.detach().contiguous() for name, tensor in head.items()}, folder / HEAD)
+        if isinstance(network, FeatureHead):
+            save_file(_head_tensors(network.head), folder / HEAD)
             _check_answers(folder, run.base)
         else:
             network.model.save_pretrained(folder)
             _copy_tokenizer(prepared.base, folder, prepared.spec.training.max_length)
             _write_onnx(network, probe, folder / ONNX)
             _check_answers(folder, folder)
+
+
+def _head_tensors(head: nn.Module) -> dict[str, Tensor]:
+    """weight (H, D) and bias (H,), so that outputs = x · weightᵀ + bias; of a cosine head for x of length 1."""
+    linear = as_linear(head)
+    if linear is not None:
+        return {"weight": linear.weight.detach().contiguous(), "bias": linear.bias.detach().contiguous()}
+    assert isinstance(head, CosineHead)
+    weight = head.scale * functional.normalize(head.weight.detach())
+    return {"weight": weight.contiguous(), "bias": torch.zeros(len(weight))}
 
 
 def prepared_probe(prepared: Prepared) -> TokenTable:
@@ -167,8 +178,3 @@ def _check_answers(folder: Path, runtime: Path) -> None:
         OnnxClassifier(folder, runtime, open_session(runtime / ONNX, torch.get_num_threads()))
     except WrongAnswersError as error:
         raise ExportError(str(error)) from error
-
-
-def small_files(base: Path) -> Sequence[Path]:
-    """The config and tokenizer of a base: small, and with them a checkpoint is complete."""
-    return [base / name for name in ("config.json", "tokenizer.json") if (base / name).exists()]

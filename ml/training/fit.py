@@ -5,7 +5,7 @@ What it tells (events, metrics, checkpoints) goes through the run directory; wha
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ml.artifact.manifest import newest_verified
+from ml.bases import small_files
 from ml.data.batches import Rows, plan_epoch, steps_per_epoch
 from ml.data.splits import Part
+from ml.tasks.build import TaskState, fitted_state
 from ml.training.checkpoint import Position, differences, load_checkpoint, save_checkpoint, trainable_state
 from ml.training.errors import NonFiniteLossError, StoppedError
-from ml.training.export import small_files
 from ml.training.machine import Machine
 from ml.training.optimizers import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
 from ml.training.prepare import Prepared, encode_features, logits_of
@@ -36,8 +37,9 @@ class Fitted:
     """What training came to."""
 
     metrics: dict[str, dict[str, float]]  # of each part that has rows
-    report: dict[str, dict[str, float]]  # by label, of the test part, else of the validation part
+    report: dict[str, Any]  # of the test part, else of the validation part
     steps: int
+    state: TaskState  # with what was fitted
 
 
 def fit(
@@ -72,8 +74,10 @@ class _Loop:
         self.fingerprint = fingerprint
         self.training = prepared.spec.training
         self.network = prepared.network.to(machine.device).train()
-        self.loss = prepared.loss.to(machine.device)
-        self.optimizer = build_optimizer(self.training.optimizer, self.network)
+        self.objective = prepared.objective.to(machine.device)
+        self.objective.rule.cpu()  # a few numbers, combined where the step is put together
+        self.optimizer = build_optimizer(self.training.optimizer, self.network, self.objective)
+        self.task = prepared.task
         self.examples = self._examples()
         self.train_rows = prepared.rows_of(Part.TRAIN)
         self.validation_rows = prepared.rows_of(Part.VALIDATION)
@@ -110,7 +114,9 @@ class _Loop:
         )
         if folder is None:
             return
-        self.position, self.best = load_checkpoint(folder, self.network, self.optimizer, self.fingerprint)
+        self.position, self.best = load_checkpoint(
+            folder, self.network, self.objective, self.optimizer, self.fingerprint
+        )
         self.begun_step = self.position.step
         if changed := differences(folder, self.fingerprint):
             self.run.tell(
@@ -129,6 +135,7 @@ class _Loop:
         plan = plan_epoch(
             self.train_rows, self.examples.lengths, self.training.batch_size, self.training.seed, self.position.epoch
         )
+        self.objective.begin_epoch(self.position.epoch)
         for rows in plan[self.position.step_in_epoch :]:
             if self.stop():
                 self.save()
@@ -138,6 +145,7 @@ class _Loop:
             self.make_step(rows)
             if self.position.step_in_epoch < len(plan):  # after the last step, validation comes first
                 self.save_if_due()
+        self.objective.rule.end_epoch()
         self.position.epoch += 1
         self.position.step_in_epoch = 0
 
@@ -151,17 +159,20 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         report = backward_step(
             self.network,
-            self.loss,
+            self.objective,
             self.examples,
             self.prepared.targets,
             rows,
             self.machine,
             self.training.micro_batch_rows,
+            self.position.step / self.steps,
         )
         norm = float(clip_gradients(self.network, self.training.max_grad_norm))
         if not (math.isfinite(report.loss) and math.isfinite(norm)):
+            bad = [name for name, value in report.terms.items() if not math.isfinite(value)]
             raise NonFiniteLossError(
-                f"the loss became {report.loss} (gradient norm {norm}) at step {self.position.step + 1}. "
+                f"the loss became {report.loss} (gradient norm {norm}) at step {self.position.step + 1}"
+                f"{', in ' + ', '.join(bad) if bad else ''}. "
                 "Lower training.optimizer.learning_rate, or keep max_grad_norm at 1."
             )
         self.optimizer.step()
@@ -177,6 +188,7 @@ class _Loop:
         if step == 1 or step == self.steps or step % every == 0:
             values = {
                 "train/loss": report.loss,
+                **{f"train/loss/{name}": value for name, value in report.terms.items() if len(report.terms) > 1},
                 "train/grad_norm": norm,
                 "train/learning_rate": rate,
                 "train/padding_share": 1 - report.real_tokens / report.padded_tokens,
@@ -200,8 +212,7 @@ class _Loop:
         self.position.measured_step = self.position.step
         if not len(self.validation_rows):
             return
-        values = self.prepared.task.evaluate(*self._answers(self.validation_rows))
-        self.require_finite(values, "validation")
+        values = self.task.evaluate(*self._answers(self.validation_rows))
         self.position.validation = values
         step = self.position.step
         self.run.tell(
@@ -212,7 +223,7 @@ class _Loop:
         spec = self.training.early_stopping
         if spec is None:
             return
-        if self.position.patience.observe(spec, values[spec.metric], step):
+        if self.position.patience.observe(spec, values.get(spec.metric or ""), step):
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in trainable_state(self.network).items()}
         elif self.position.patience.is_over(spec):
             self.position.is_finished = True
@@ -222,34 +233,28 @@ class _Loop:
                 f"stopped early: {spec.metric} has not improved for {spec.patience} epochs since step {best.best_step}",
             )
 
-    def require_finite(self, values: Mapping[str, float], part: str) -> None:
-        """A metric that is NaN or infinite comes from weights that are."""
-        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-            raise NonFiniteLossError(
-                f"{part} {', '.join(bad)} became NaN or infinite after step {self.position.step}. "
-                "Lower training.optimizer.learning_rate, or keep max_grad_norm at 1."
-            )
-
     def take_best(self) -> None:
         """Put the best weights back, where early stopping kept them."""
         if self.best is not None:
             self.network.load_state_dict(self.best, strict=False)
 
     def evaluate(self) -> Fitted:
-        """Measure the final weights on each part that has rows."""
+        """Fit calibration and thresholds on validation, then measure the final weights on each part that has rows."""
         metrics: dict[str, dict[str, float]] = {}
-        report: dict[str, dict[str, float]] = {}
+        report: dict[str, Any] = {}
+        spec = self.prepared.spec.evaluation
         for name, rows in (("validation", self.validation_rows), ("test", self.prepared.rows_of(Part.TEST))):
             if len(rows):
-                logits, targets = self._answers(rows)
-                metrics[name] = self.prepared.task.evaluate(logits, targets)
-                self.require_finite(metrics[name], name)
-                report = self.prepared.task.report(logits, targets)
+                outputs, targets = self._answers(rows)
+                if name == "validation":
+                    self.task = self.task.fitted(outputs, targets, calibrate=spec.calibrate, thresholds=spec.thresholds)
+                metrics[name] = self.task.evaluate(outputs, targets)
+                report = {"part": name, **self.task.report(outputs, targets)}
         if test := metrics.get("test"):
             values = {f"test/{name}": value for name, value in test.items()}
             said = ", ".join(f"{name} {value:.4f}" for name, value in test.items())
             self.run.tell("metrics", f"test: {said}", {"step": self.position.step, "values": values})
-        return Fitted(metrics, report, self.position.step)
+        return Fitted(metrics, report, self.position.step, fitted_state(self.prepared.resolved.state, self.task))
 
     def save_if_due(self) -> None:
         """Write a checkpoint when the last one is old enough."""
@@ -263,11 +268,12 @@ class _Loop:
         folder = save_checkpoint(
             self.run.checkpoints,
             self.network,
+            self.objective,
             self.optimizer,
             self.position,
             self.best,
             fingerprint=self.fingerprint,
-            copied=list(small_files(self.prepared.base)),
+            copied=small_files(self.prepared.base),
         )
         self.saved_at = time.monotonic()
         data = {
@@ -278,9 +284,15 @@ class _Loop:
         }
         self.run.tell("checkpoint", f"checkpoint at step {self.position.step}", data)
 
-    def _answers(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        targets = self.prepared.targets[torch.from_numpy(rows)].numpy()
-        return logits_of(self.network, self.examples, rows, self.machine), targets
+    def _answers(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """The network's outputs (N, H) for some rows, and their targets."""
+        outputs = logits_of(self.network, self.examples, rows, self.machine)
+        if not np.isfinite(outputs).all():
+            raise NonFiniteLossError(
+                f"the model's outputs became NaN or infinite after step {self.position.step}. "
+                "Lower training.optimizer.learning_rate, or keep max_grad_norm at 1."
+            )
+        return outputs, self.prepared.targets.labels[torch.from_numpy(rows)].numpy()
 
 
 class _Speed:

@@ -3,11 +3,12 @@
 RUN_DIR/spec.json       the job spec
         rows.parquet    the rows, normalised, and facts.json, what is known of them
         data.csv        or .tsv, .jsonl, .parquet: a run by hand brings this instead, and it is normalised first
-        run.json        where things are on this machine (optional)
+        run.json        what to do, and where things are on this machine (optional)
         events.jsonl    what happens, one JSON object a line
         checkpoints/    one folder each
         artifact/       the finished model
         base/           the shared encoder, for a model that stores only its head
+        result.json     what a dry run found
         error.json      why it failed
 """
 
@@ -15,7 +16,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,12 +28,14 @@ log = logging.getLogger(__name__)
 
 
 class Placement(BaseModel):
-    """run.json: what this machine gives the run. Everything has a default, so that a run by hand needs none."""
+    """run.json: what is wanted, and what this machine gives. Everything has a default: a run by hand needs none."""
 
     model_config = ConfigDict(extra="forbid")
 
+    mode: Literal["train", "dry_run"] = "train"
     base_models: dict[str, Path] = {}
     dataset_sha256: str | None = None
+    teachers: dict[str, tuple[Path, Path]] = {}  # by model id: artifact, and where its session and tokenizer are
     threads: int = 0
     memory_bytes: int = 0
     nice: int = 0
@@ -81,6 +84,10 @@ class RunDirectory:
             log.log(logging.getLevelName(level.upper()), "%s", message)
         with self._events.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+    def write_result(self, result: BaseModel) -> None:
+        """Write what a run without a model came to."""
+        (self.path / "result.json").write_text(result.model_dump_json())
 
     def fail(self, code: str, message: str, param: str | None = None) -> None:
         """Write why the run failed."""

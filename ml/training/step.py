@@ -1,6 +1,7 @@
 """One optimizer step: the same loss and gradient however its rows are cut into micro-batches."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ml.data.batches import Rows, cut_step
-from ml.losses.base import Loss
+from ml.losses.base import Targets
+from ml.losses.combine import Gradients
+from ml.losses.objective import Objective
+from ml.models.classifier import NativeClassifier
+from ml.models.outputs import Outputs
 from ml.training.errors import NothingToLearnError
 from ml.training.machine import Machine
 
@@ -28,6 +33,7 @@ class StepReport:
     """What one step did. Gradients are left on the network, not yet clipped."""
 
     loss: float
+    terms: Mapping[str, float]
     rows: int
     real_tokens: int
     padded_tokens: int
@@ -35,33 +41,116 @@ class StepReport:
 
 def backward_step(
     network: nn.Module,
-    loss: Loss,
+    objective: Objective,
     examples: Examples,
-    targets: Tensor,
+    targets: Targets,
     rows: Rows,
     machine: Machine,
     micro_batch_rows: int | None,
+    progress: float,
 ) -> StepReport:
-    """Accumulate the gradient of Σ numerators / Σ denominators over all `rows`.
+    """Accumulate the gradient of the objective over all `rows`.
 
-    targets: (N,) of the whole table. The divisor is that of the whole step, known before the first forward pass, so
-    each micro-batch adds exactly its share. Raises NothingToLearnError when no row of the step has a target.
+    targets: of the whole table. Every divisor is that of the whole step, known before the first forward pass, so each
+    micro-batch adds exactly its share. progress: share of all steps made, for scheduled weights.
+    Raises NothingToLearnError when no row of the step counts.
     """
-    step_targets = targets[torch.from_numpy(rows)].to(machine.device)
-    denominator = float(loss.denominators(step_targets).sum())
-    if denominator <= 0:
-        raise NothingToLearnError(
-            f"none of the {len(rows)} rows of this step counts towards the loss: each label is ignored or has weight 0 "
-            f"(rows {', '.join(str(row + 1) for row in rows[:5])}, …)"
-        )
-    total, padded = 0.0, 0
-    for micro in cut_step(rows, examples.lengths, max_tokens=machine.micro_batch_tokens, max_rows=micro_batch_rows):
+    step_targets = targets.take(torch.from_numpy(rows)).to(machine.device)
+    try:
+        denominators = objective.denominators(step_targets)
+    except ValueError as error:
+        raise NothingToLearnError(f"{error} (rows {', '.join(str(row + 1) for row in rows[:5])}, …)") from error
+    base = objective.base_weights(progress)
+    rule = objective.rule
+    totals = torch.zeros(len(denominators), dtype=torch.float64)
+    by_term: list[Gradients] = []
+    padded = 0
+    most_rows = micro_batch_rows if objective.is_additive else len(rows)
+    for micro in cut_step(rows, examples.lengths, max_tokens=machine.micro_batch_tokens, max_rows=most_rows):
         inputs = {name: tensor.to(machine.device) for name, tensor in examples.inputs_of(micro).items()}
-        with machine.autocast():
-            outputs = network(**inputs)
-        micro_targets = targets[torch.from_numpy(micro)].to(machine.device)
-        share = loss.numerators(outputs.in_full_precision(), micro_targets).sum() / denominator
-        share.backward()  # type: ignore[no-untyped-call]
-        total += share.item()
+        known = targets.take(torch.from_numpy(micro)).to(machine.device)
+        outputs = run_passes(network, objective, inputs, known, machine)
+        shares = objective.shares(outputs, known, denominators).double().cpu()
+        if rule.needs_term_gradients:
+            by_term = _accumulate(by_term, shares, network)
+        else:
+            (rule.weights(base) * shares).sum().backward()  # type: ignore[no-untyped-call]
+        totals += shares.detach()
         padded += len(micro) * int(examples.lengths[micro].max())
-    return StepReport(total, len(rows), int(examples.lengths[rows].sum()), padded)
+    weights = rule.weights(base).detach()
+    if rule.needs_term_gradients:
+        _set_gradients(network, rule.merge(by_term, weights, totals))
+    loss = float((weights * totals).sum())
+    if (penalty := rule.penalty()) is not None:
+        penalty.backward()  # type: ignore[no-untyped-call]
+        loss += float(penalty.detach())
+    rule.observe(totals)
+    return StepReport(loss, objective.named(totals), len(rows), int(examples.lengths[rows].sum()), padded)
+
+
+def run_passes(
+    network: nn.Module, objective: Objective, inputs: dict[str, Tensor], targets: Targets, machine: Machine
+) -> Outputs:
+    """The forward passes that the objective's terms need, in full precision."""
+    if "adversarial" in objective.needs:
+        return _with_adversarial(network, objective, inputs, targets, machine)
+    with machine.autocast():
+        outputs: Outputs = network(**inputs)
+        second = network(**inputs) if "second_forward" in objective.needs else None
+    return _full(outputs, second, None)
+
+
+def _with_adversarial(
+    network: nn.Module, objective: Objective, inputs: dict[str, Tensor], targets: Targets, machine: Machine
+) -> Outputs:
+    """A further pass over word embeddings moved by ε along the gradient of the task's loss, row by row."""
+    assert isinstance(network, NativeClassifier), "a spec that trains no encoder is refused"
+    with machine.autocast(), network.watched_words() as words:
+        outputs = network(**inputs)
+    second = None
+    if "second_forward" in objective.needs:
+        with machine.autocast():
+            second = network(**inputs)
+    full = outputs.in_full_precision()
+    was_training = objective.main.training
+    objective.main.eval()  # a loss with a state of its own must not take this for a step
+    (slope,) = torch.autograd.grad(objective.main.numerators(full, targets).sum(), words[0], retain_graph=True)
+    objective.main.train(was_training)
+    length = slope.float().flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
+    with machine.autocast(), network.moved_words((objective.epsilon * slope / length).detach()):
+        adversarial = network(**inputs)
+    return _full(outputs, second, adversarial)
+
+
+def _full(outputs: Outputs, second: Outputs | None, adversarial: Outputs | None) -> Outputs:
+    return replace(
+        outputs.in_full_precision(),
+        second=None if second is None else second.in_full_precision(),
+        adversarial=None if adversarial is None else adversarial.in_full_precision(),
+    )
+
+
+def _accumulate(by_term: list[Gradients], shares: Tensor, network: nn.Module) -> list[Gradients]:
+    """Add this micro-batch's gradient of each term by itself: one backward pass a term."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    fresh: list[Gradients] = []
+    for k, share in enumerate(shares):
+        if share.requires_grad:
+            found = torch.autograd.grad(share, parameters, retain_graph=k < len(shares) - 1, allow_unused=True)
+        else:
+            found = ()
+        fresh.append(
+            [
+                torch.zeros_like(p) if g is None else g
+                for g, p in zip(found or (None,) * len(parameters), parameters, strict=True)
+            ]
+        )
+    if not by_term:
+        return fresh
+    return [[a + b for a, b in zip(old, new, strict=True)] for old, new in zip(by_term, fresh, strict=True)]
+
+
+def _set_gradients(network: nn.Module, gradients: Gradients) -> None:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient

@@ -164,7 +164,7 @@ def _check_model(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     assert model["metrics"] == job["metrics"]
     assert model["serving"]["format"] == "onnx-float32"
     report = client.get(f"/v1/models/{model['id']}/report").raise_for_status().json()
-    assert set(report["labels"]) == set(model["labels"])
+    assert set(report["report"]["labels"]) == set(model["labels"])
     return model
 
 
@@ -206,6 +206,7 @@ def _answer_by_onnx(folder: Path, texts: list[str]) -> list[list[float]]:
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     assert {one.type for one in session.get_inputs()} == {"tensor(int64)"}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    temperature = _temperature(folder)
     answers = []
     for text in texts:
         encoding = tokenizer.encode(text)
@@ -216,21 +217,27 @@ def _answer_by_onnx(folder: Path, texts: list[str]) -> list[list[float]]:
         }
         feeds = {one.name: np.array([columns[one.name]], np.int64) for one in session.get_inputs()}
         (logits,) = session.run(None, feeds)
-        powers = np.exp(logits[0] - logits[0].max())
+        powers = np.exp((logits[0] - logits[0].max()) / temperature)
         answers.append([float(share) for share in powers / powers.sum()])
     return answers
+
+
+def _temperature(folder: Path) -> float:
+    """What calibration on the validation part divides the logits by."""
+    return float(json.loads((folder / "minimand.json").read_text())["task"]["temperature"])
 
 
 _LOAD = """
 import json, sys, torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-folder, texts = sys.argv[1], json.loads(sys.argv[2])
+folder, texts, temperature = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
 model, told = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 answers = []
 for text in texts:
     with torch.no_grad():
-        answers.append(model.eval()(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].tolist())
+        logits = model.eval()(**tokenizer(text, return_tensors="pt")).logits / temperature
+        answers.append(logits.softmax(-1)[0].tolist())
 lost = [str(key) for name in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in told[name]]
 print(json.dumps({"answers": answers, "labels": model.config.id2label, "lost": lost}))
 """
@@ -246,7 +253,10 @@ def _check_download(folder: Path, model: dict[str, Any], answers: list[dict[str,
 
 def _check_loading(folder: Path, model: dict[str, Any], answers: list[dict[str, Any]]) -> None:
     loaded = subprocess.run(
-        [sys.executable, "-c", _LOAD, str(folder), json.dumps(TEXTS)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _LOAD, str(folder), json.dumps(TEXTS), str(_temperature(folder))],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert loaded.returncode == 0, loaded.stderr
     told = json.loads(loaded.stdout.splitlines()[-1])

@@ -8,6 +8,7 @@ import torch
 from transformers.utils import logging
 
 from ml.training.export import export_artifact
+from ml.training.fit import Fitted
 from ml.training.prepare import Prepared
 from ml.training.run import RunDirectory
 from tests.ml.runs import fit_run, lay_out, prepare_run
@@ -20,6 +21,7 @@ class Exported:
 
     run: RunDirectory
     prepared: Prepared
+    fitted: Fitted
 
     @property
     def artifact(self) -> Path:
@@ -63,5 +65,5 @@ def exported_frozen(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -
 def export(run: RunDirectory, prepared: Prepared) -> Exported:
     """Train and export."""
     fitted = fit_run(run, prepared)
-    export_artifact(run, prepared, metrics=fitted.metrics, report=fitted.report, dataset_sha256="0" * 64)
-    return Exported(run, prepared)
+    export_artifact(run, prepared, fitted, dataset_sha256="0" * 64)
+    return Exported(run, prepared, fitted)

@@ -6,8 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from ml.artifact.tokenizer import Text
+from ml.data.ingest import IngestOptions, ingest
 from ml.training.fit import Fitted, fit
 from ml.training.machine import Machine
 from ml.training.prepare import Prepared, prepare
@@ -19,11 +24,23 @@ MACHINE = Machine(device="cpu", precision="float32", threads=1, micro_batch_toke
 
 
 def lay_out(
-    folder: Path, *, rows: Sequence[Sequence[str]] | None = None, training: dict[str, Any] | None = None, **spec: Any
+    folder: Path,
+    *,
+    rows: Sequence[Sequence[str]] | None = None,
+    headers: Sequence[str] = ("text", "label"),
+    columns: dict[str, str] | None = None,
+    training: dict[str, Any] | None = None,
+    **spec: Any,
 ) -> RunDirectory:
-    """A run directory on the tiny base. `training` and `spec` are laid over a short run's settings."""
+    """A run directory on the tiny base. `training` and `spec` are laid over a short run's settings.
+
+    columns: roles that are given to headers at upload; without it the run normalises its file by itself.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "data.csv", learnable_rows() if rows is None else rows)
+    file = write_csv(folder / "data.csv", learnable_rows() if rows is None else rows, headers)
+    if columns is not None:
+        report = ingest(file, folder / "rows.parquet", IngestOptions(columns=columns))
+        (folder / "facts.json").write_text(report.facts.model_dump_json())
     whole = {
         "dataset": "ds_1",
         "model": "tiny",
@@ -69,6 +86,19 @@ def stop_after(run: RunDirectory, step: int) -> Callable[[], bool]:
         return any(data["step"] >= step for data in told if "train/loss" in data["values"])
 
     return is_made
+
+
+def trained_logits(prepared: Prepared, texts: Sequence[Text]) -> NDArray[np.float32]:
+    """The answers of the network as it was trained, one text at a time."""
+    tokens = prepared.tokens.like(prepared.base, texts, prepared.spec.training.max_length)
+    answers = []
+    with torch.no_grad():
+        for row in range(len(texts)):
+            inputs = tokens.inputs_of(np.array([row]))
+            if prepared.encoder is not None:
+                inputs = {"features": prepared.encoder(**inputs)}
+            answers.append(prepared.network.eval()(**inputs).logits[0].numpy())
+    return np.stack(answers)
 
 
 def weights_sha256(network: nn.Module) -> str:

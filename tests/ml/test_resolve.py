@@ -1,63 +1,19 @@
-"""A spec meets a dataset: what is filled in, and what cannot work."""
+"""A spec meets a dataset: what is filled in, and what cannot work. What is wrong with a loss: `test_loss_checks`."""
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ml.data.splits import Part
-from ml.resolve import Resolved, needed_headers, resolve
-from ml.specs.errors import Problem, SpecError
-from ml.specs.facts import BaseFacts, Columns, DatasetFacts
-from ml.specs.job import AdamW, JobSpec, Sgd
-from ml.specs.losses import CrossEntropySpec
-
-LABELS = ["positive"] * 30 + ["negative"] * 30 + ["neutral"] * 40
-
-
-def base(**changes: Any) -> BaseFacts:
-    """A small encoder."""
-    whole = {"name": "small", "model_type": "bert", "hidden_size": 384, "layers": 6, "max_length": 512}
-    return BaseFacts.model_validate({**whole, "vocabulary": 100, "parameters": 1000, **changes})
-
-
-class Dataset:
-    """Rows as `resolve` sees them: facts, and the cells of some columns."""
-
-    def __init__(self, labels: Sequence[str | None] | None = LABELS, **others: Sequence[str | None]) -> None:
-        self.cells = {**({"label": labels} if labels else {}), **others}
-        rows = len(next(iter(self.cells.values())))
-        counts = Counter(label for label in labels or [] if label)
-        missing = [row + 1 for row, label in enumerate(labels or []) if label is None]
-        self.facts = DatasetFacts(
-            rows=rows,
-            headers=["text", *self.cells],
-            columns=Columns(
-                text="text", label="label" if labels else None, split="split" if "split" in others else None
-            ),
-            recognised=["text"],
-            empty_texts=0,
-            first_empty_text=None,
-            missing_labels=len(missing),
-            first_missing_label=missing[0] if missing else None,
-            labels=dict(counts),
-            distinct_labels=len(counts),
-            splits={},
-            text_characters=1000,
-        )
-
-    def resolve(self, on: BaseFacts | None = None, **body: Any) -> Resolved:
-        spec = JobSpec.model_validate({"dataset": "ds_1", **body})
-        cells = {header: self.cells[header] for header in needed_headers(spec, self.facts)}
-        return resolve(spec, self.facts, on or base(), cells)
-
-    def refuse(self, on: BaseFacts | None = None, **body: Any) -> Problem:
-        with pytest.raises(SpecError) as caught:
-            self.resolve(on, **body)
-        (problem,) = caught.value.problems
-        return problem
+from ml.resolve import DEFAULT_METRIC, METRICS, Resolved
+from ml.specs.job import AdamW, EarlyStopping, Sgd
+from ml.specs.losses.composition import Composition
+from ml.specs.losses.single_label import CrossEntropySpec
+from ml.specs.tasks import Regression
+from ml.tasks.build import build_task
+from tests.ml.datasets import COUNTS, DISTRIBUTIONS, GRADES, GROUPS, LABELS, LISTS, NUMBERS, Dataset, base
 
 
 def test_what_was_left_open_is_filled_in() -> None:
@@ -65,7 +21,11 @@ def test_what_was_left_open_is_filled_in() -> None:
     assert resolved.spec.loss == CrossEntropySpec(type="cross_entropy")
     assert resolved.spec.task is not None
     assert resolved.spec.task.labels == ["negative", "neutral", "positive"]
-    assert resolved.labels == ("negative", "neutral", "positive")
+    assert resolved.state.labels == ["negative", "neutral", "positive"]
+    assert (resolved.state.type, resolved.state.reading, resolved.state.is_soft) == (
+        *("text_classification", "softmax"),
+        False,
+    )
     assert resolved.spec.training.optimizer.learning_rate == 1e-4
     assert resolved.warnings == ()
 
@@ -74,8 +34,8 @@ def test_train_counts_are_those_of_the_training_part() -> None:
     resolved = Dataset().resolve()
     training = Counter(np.array(LABELS)[resolved.parts == Part.TRAIN].tolist())
     assert resolved.train_counts == training
-    assert list(resolved.train_counts) == list(resolved.labels)
-    assert sum(resolved.train_counts.values()) == 80
+    assert list(resolved.train_counts) == resolved.state.labels
+    assert sum(resolved.train_counts.values()) == resolved.train_rows == 80
 
 
 @pytest.mark.parametrize(
@@ -91,22 +51,38 @@ def test_train_counts_are_those_of_the_training_part() -> None:
 def test_a_resolved_spec_resolves_to_itself(body: dict[str, Any]) -> None:
     dataset = Dataset(user=[f"user {i % 25}" for i in range(100)])
     once = dataset.resolve(**body)
+    assert_stays(dataset, once)
+
+
+def assert_stays(dataset: Dataset, once: Resolved) -> None:
+    """What came of resolving comes of resolving it again."""
     again = dataset.resolve(**once.spec.model_dump())
     assert again.spec == once.spec
-    assert again.labels == once.labels
+    assert again.state == once.state
     assert again.train_counts == once.train_counts
     assert (again.parts == once.parts).all()
+    assert (again.groups, again.warnings) == (once.groups, once.warnings)
 
 
 def test_a_dataset_whose_group_column_was_named_at_upload_is_split_by_it() -> None:
-    dataset = Dataset(user=[f"user {i % 25}" for i in range(100)])
-    dataset.facts = dataset.facts.model_copy(
-        update={"columns": dataset.facts.columns.model_copy(update={"group": "user"})}
-    )
+    dataset = Dataset(group=[f"user {i % 25}" for i in range(100)])
     resolved = dataset.resolve()
-    assert resolved.spec.split.group_column == "user"
+    assert resolved.spec.split.group_column == "group"
+    assert resolved.groups == ()  # no loss asks for them
     for i in range(25):
         assert len(set(resolved.parts[i::25].tolist())) == 1
+
+
+def test_a_loss_that_compares_groups_has_rows_of_each_in_several_parts() -> None:
+    dataset = Dataset(group=GROUPS)
+    resolved = dataset.resolve(loss="group_dro")
+    assert resolved.spec.split.group_column is None
+    assert resolved.groups == ("group 0", "group 1", "group 2", "group 3")
+    for group in range(4):
+        assert len(set(resolved.parts[group::4].tolist())) > 1
+    assert_stays(dataset, resolved)
+    told = dataset.resolve(loss="group_dro", split={"group_column": "group"})
+    assert told.spec.split.group_column == "group"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +105,7 @@ def test_a_learning_rate_that_was_given_stays(optimizer: AdamW | Sgd) -> None:
 def test_labels_keep_the_order_that_was_given() -> None:
     order = ["positive", "neutral", "negative"]
     resolved = Dataset().resolve(task={"labels": order})
-    assert resolved.labels == tuple(order)
+    assert resolved.state.labels == order
     assert list(resolved.train_counts) == order
 
 
@@ -138,42 +114,6 @@ def test_labels_that_lack_one_or_name_an_unknown_one_are_refused() -> None:
     assert problem.pointer == "/task/labels"
     assert "lacks 'neutral'" in problem.message
     assert "has 'nuetral', which no row has" in problem.message
-
-
-def test_class_weights_that_misspell_a_label_are_told_both_sides() -> None:
-    weights = {"negative": 1, "nuetral": 2, "positive": 1}
-    problem = Dataset().refuse(loss={"type": "cross_entropy", "class_weights": weights})
-    assert problem.pointer == "/loss/class_weights"
-    assert "lacks 'neutral'" in problem.message
-    assert "has unknown 'nuetral'" in problem.message
-    assert problem.message.endswith("labels are negative, neutral, positive. Did you mean 'neutral'?")
-
-
-def test_alpha_names_every_label() -> None:
-    problem = Dataset().refuse(loss={"type": "focal", "alpha": {"negative": 1, "positive": 2}})
-    assert problem.pointer == "/loss/alpha"
-    assert "lacks 'neutral'" in problem.message
-    assert "unknown" not in problem.message
-
-
-def test_weights_that_are_all_zero_are_refused() -> None:
-    weights = dict.fromkeys(("negative", "neutral", "positive"), 0)
-    problem = Dataset().refuse(loss={"type": "cross_entropy", "class_weights": weights})
-    assert problem.pointer == "/loss/class_weights"
-    assert "all 0" in problem.message
-
-
-@pytest.mark.parametrize("weights", ["balanced", {"scheme": "effective_number"}])
-def test_weights_by_frequency_need_a_training_row_of_every_label(weights: Any) -> None:
-    split = ["train" if label != "neutral" else "test" for label in LABELS]
-    dataset = Dataset(split=split)
-    problem = dataset.refuse(loss={"type": "cross_entropy", "class_weights": weights})
-    assert problem.pointer == "/loss/class_weights"
-    assert "'neutral' has 0 training rows" in problem.message
-    by_hand = {"negative": 1, "neutral": 1, "positive": 1}
-    resolved = dataset.resolve(loss={"type": "cross_entropy", "class_weights": by_hand})
-    assert resolved.train_counts["neutral"] == 0
-    assert any("'neutral' has no training rows" in warning for warning in resolved.warnings)
 
 
 def test_one_label_only_leaves_nothing_to_tell_apart() -> None:
@@ -234,17 +174,251 @@ def test_free_text_is_not_taken_for_labels() -> None:
 
 
 def test_many_labels_with_rows_enough_are_fine() -> None:
-    assert len(Dataset([f"intent {i % 150}" for i in range(600)]).resolve().labels) == 150
-
-
-def test_a_focal_alpha_that_is_the_same_everywhere_is_warned_of() -> None:
-    alpha = dict.fromkeys(("negative", "neutral", "positive"), 0.25)
-    (warning,) = Dataset().resolve(loss={"type": "focal", "alpha": alpha}).warnings
-    assert "only rescales the learning rate" in warning
-    assert Dataset().resolve(loss={"type": "focal", "alpha": {**alpha, "neutral": 1}}).warnings == ()
+    assert len(Dataset([f"intent {i % 150}" for i in range(600)]).resolve().state.labels) == 150
 
 
 def test_dropout_on_a_frozen_encoder_is_warned_of() -> None:
     (warning,) = Dataset().resolve(tuning={"type": "frozen"}, training={"dropout": 0.1}).warnings
     assert "head alone" in warning
     assert Dataset().resolve(training={"dropout": 0.1}).warnings == ()
+
+
+# --------------------------------------------------------------------------------------------------- task, from columns
+
+
+@pytest.mark.parametrize(
+    ("cells", "loss", "task", "chosen"),
+    [
+        (LABELS, None, "text_classification", "cross_entropy"),
+        (LABELS, "hinge", "text_classification", "hinge"),
+        (LISTS, None, "multi_label", "bce"),
+        (LISTS, "zlpr", "multi_label", "zlpr"),
+        (DISTRIBUTIONS, None, "text_classification", "soft_cross_entropy"),
+        (DISTRIBUTIONS, "kl", "text_classification", "kl"),
+        (NUMBERS, None, "regression", "mse"),
+        (NUMBERS, "pinball", "regression", "pinball"),
+        (GRADES, None, "text_classification", "cross_entropy"),
+        (GRADES, "focal", "text_classification", "focal"),
+        (GRADES, "corn", "ordinal", "corn"),
+        (GRADES, "mse", "ordinal", "mse"),
+        (GRADES, "poisson_nll", "regression", "poisson_nll"),
+        (COUNTS, "poisson_nll", "regression", "poisson_nll"),
+        (GRADES, {"terms": [{"loss": "cross_entropy"}, {"loss": "sord"}]}, "ordinal", None),
+        (GRADES, {"terms": [{"loss": "cross_entropy"}, {"loss": "supcon"}]}, "text_classification", None),
+    ],
+)
+def test_the_task_follows_from_the_cells_and_from_what_the_loss_is_for(
+    cells: list[str], loss: Any, task: str, chosen: str | None
+) -> None:
+    dataset = Dataset(cells)
+    resolved = dataset.resolve(loss=loss)
+    assert resolved.spec.task is not None
+    assert resolved.spec.task.type == resolved.state.type == task
+    assert isinstance(resolved.spec.loss, Composition) or resolved.spec.loss is not None
+    if chosen is not None:
+        assert resolved.spec.loss.type == chosen
+    assert_stays(dataset, resolved)
+
+
+@pytest.mark.parametrize(
+    ("cells", "task", "chosen", "reading"),
+    [
+        (LABELS[:60], {"type": "text_classification"}, "cross_entropy", "softmax"),
+        (GRADES, {"type": "ordinal"}, "cross_entropy", "softmax"),
+        (LABELS, {"type": "ordinal", "labels": ["negative", "neutral", "positive"]}, "cross_entropy", "softmax"),
+        (GRADES, {"type": "regression"}, "mse", "value"),
+        (LISTS, {"type": "multi_label"}, "bce", "sigmoid"),
+        (DISTRIBUTIONS, {"type": "ordinal", "labels": ["low", "mid", "high"]}, "soft_cross_entropy", "softmax"),
+    ],
+)
+def test_a_task_that_was_given_has_its_own_default_loss(cells: list[str], task: Any, chosen: str, reading: str) -> None:
+    dataset = Dataset(cells)
+    resolved = dataset.resolve(task=task)
+    assert resolved.spec.loss is not None
+    assert not isinstance(resolved.spec.loss, Composition)
+    assert (resolved.spec.loss.type, resolved.state.reading) == (chosen, reading)
+    assert build_task(resolved.state).encode([cells[0]]).shape[0] == 1
+    assert_stays(dataset, resolved)
+
+
+def test_levels_that_are_numbers_are_sorted_as_numbers_and_others_must_be_given_in_order() -> None:
+    grades = [str(i % 12) for i in range(120)]
+    resolved = Dataset(grades).resolve(task={"type": "ordinal"})
+    assert resolved.state.labels == [str(i) for i in range(12)]
+    problem = Dataset().refuse(loss="corn", task={"type": "ordinal"})
+    assert (problem.pointer, problem.code) == ("/task/labels", "missing_order")
+    assert "set task.labels to the labels in order" in problem.message
+    assert "'negative', 'neutral', 'positive'" in problem.message
+
+
+def test_labels_of_lists_are_counted_by_row_and_of_distributions_by_the_likeliest() -> None:
+    lists = Dataset(LISTS).resolve(split={"validation": 0, "test": 0})
+    assert lists.train_counts == {"art": 33, "news": 17, "sport": 34}
+    assert lists.train_rows == 100  # some have two labels, some none
+    soft = Dataset(DISTRIBUTIONS).resolve(split={"validation": 0, "test": 0})
+    assert soft.state.is_soft
+    assert soft.train_counts == {"high": 33, "low": 67, "mid": 0}
+    assert any("'mid' has no training rows" in warning for warning in soft.warnings)
+
+
+def test_every_part_has_its_share_of_each_kind_of_rows() -> None:
+    for cells in (LISTS, DISTRIBUTIONS, NUMBERS, GRADES):
+        parts = Dataset(cells).resolve().parts
+        assert [int((parts == part).sum()) for part in Part] == [80, 10, 10]
+    numbers = np.array(NUMBERS, float)
+    parts = Dataset(NUMBERS).resolve().parts
+    for fifth in range(5):
+        assert (parts[numbers.argsort()[20 * fifth : 20 * fifth + 20]] == Part.TEST).sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("cells", "task", "code", "said"),
+    [
+        (LABELS, "regression", "not_a_number", "row 1 of column 'label' holds 'positive'"),
+        ([*NUMBERS, "n/a"], "regression", "not_a_number", "row 101"),
+        (LABELS, "multi_label", "not_a_list", '["positive"]'),
+        (LISTS, "text_classification", "several_labels", "17% of the rows have two or more labels"),
+        (LISTS, "ordinal", "several_labels", "Use task multi_label"),
+    ],
+)
+def test_a_task_that_the_cells_do_not_fit_is_refused_with_the_way_out(
+    cells: list[str], task: str, code: str, said: str
+) -> None:
+    problem = Dataset(cells).refuse(task={"type": task})
+    assert (problem.pointer, problem.code) == ("/task/type", code)
+    assert said in problem.message
+
+
+def test_a_row_that_is_no_distribution_is_refused_by_its_number() -> None:
+    problem = Dataset([*DISTRIBUTIONS, '{"low": -1}']).refuse()
+    assert (problem.pointer, problem.code) == ("/dataset", "not_a_distribution")
+    assert "row 101" in problem.message
+
+
+# ------------------------------------------------------------------------------------------------------ standardisation
+
+
+def test_numbers_are_standardised_by_the_training_rows_alone() -> None:
+    numbers = [str(i) for i in range(100)]
+    split = ["train"] * 50 + ["validation"] * 25 + ["test"] * 25
+    resolved = Dataset(numbers, split=split).resolve(task={"type": "regression"})
+    assert resolved.spec.task == Regression(standardize=True)
+    assert (resolved.state.shift, resolved.state.scale) == pytest.approx((24.5, np.arange(50).std()))
+    plain = Dataset(numbers, split=split).resolve(task={"type": "regression", "standardize": False})
+    assert (plain.state.shift, plain.state.scale) == (0, 1)
+    for one in (resolved, plain):
+        assert_stays(Dataset(numbers, split=split), one)
+
+
+def test_a_target_that_never_changes_is_not_divided_by_zero() -> None:
+    resolved = Dataset(["7"] * 40).resolve(task={"type": "regression"})
+    assert (resolved.state.shift, resolved.state.scale) == (7, 1)
+
+
+def test_counts_are_not_standardised() -> None:
+    dataset = Dataset(COUNTS)
+    resolved = dataset.resolve(loss="poisson_nll")
+    assert (resolved.state.reading, resolved.state.shift, resolved.state.scale) == ("log_rate", 0, 1)
+    assert resolved.spec.task == Regression(standardize=False)
+    assert_stays(dataset, resolved)
+    problem = dataset.refuse(loss="poisson_nll", task={"type": "regression", "standardize": True})
+    assert problem.pointer == "/task/standardize"
+    assert "counts" in problem.message
+
+
+def test_a_negative_count_is_refused() -> None:
+    problem = Dataset([*COUNTS, "-2"]).refuse(loss="poisson_nll", split={"validation": 0, "test": 0})
+    assert (problem.pointer, problem.code) == ("/loss/type", "negative_count")
+    assert "-2" in problem.message
+
+
+def test_quantiles_are_kept_with_the_task() -> None:
+    resolved = Dataset(NUMBERS).resolve(loss={"type": "pinball", "quantiles": [0.25, 0.5]})
+    assert resolved.state.quantiles == [0.25, 0.5]
+    assert build_task(resolved.state).width == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- evaluation
+
+
+@pytest.mark.parametrize(
+    ("cells", "loss", "calibrate", "thresholds"),
+    [
+        (LABELS, "cross_entropy", "temperature", None),
+        (LABELS[:60], "bce", "temperature", None),
+        (LABELS, "hinge", None, None),
+        (LABELS[:60], "binary_hinge", None, None),
+        (LISTS, "bce", "temperature", "f1"),
+        (LISTS, "zlpr", None, "f1"),
+        (GRADES, "corn", "temperature", None),
+        (GRADES, "mae", None, None),
+        (NUMBERS, "mse", None, None),
+    ],
+)
+def test_calibration_and_thresholds_are_filled_in_by_how_outputs_are_read(
+    cells: list[str], loss: str, calibrate: str | None, thresholds: str | None
+) -> None:
+    dataset = Dataset(cells)
+    resolved = dataset.resolve(loss=loss)
+    assert (resolved.spec.evaluation.calibrate, resolved.spec.evaluation.thresholds) == (calibrate, thresholds)
+    assert_stays(dataset, resolved)
+
+
+@pytest.mark.parametrize(
+    ("cells", "loss"), [(LABELS, "hinge"), (LABELS[:60], "binary_hinge"), (LISTS, "zlpr"), (GRADES, "mse")]
+)
+def test_a_temperature_has_nothing_to_act_on_where_scores_are_no_probabilities(cells: list[str], loss: str) -> None:
+    dataset = Dataset(cells)
+    problem = dataset.refuse(loss=loss, evaluation={"calibrate": "temperature"})
+    assert problem.pointer == "/evaluation/calibrate"
+    assert "`evaluation.calibrate` = `platt`" in problem.message
+    for fine in ("platt", None):
+        assert dataset.resolve(loss=loss, evaluation={"calibrate": fine}).spec.evaluation.calibrate == fine
+
+
+def test_thresholds_may_be_left_at_one_half() -> None:
+    assert Dataset(LISTS).resolve(evaluation={"thresholds": None}).spec.evaluation.thresholds is None
+
+
+# ------------------------------------------------------------------------------------------------------- early stopping
+
+
+STOPPING: dict[Any, tuple[list[str], Any]] = {
+    "text_classification": (LABELS, "cross_entropy"),
+    "multi_label": (LISTS, "bce"),
+    "regression": (NUMBERS, "mse"),
+    "ordinal": (GRADES, "corn"),
+}
+
+
+@pytest.mark.parametrize("task", STOPPING)
+def test_early_stopping_watches_a_metric_of_its_task(task: Any) -> None:
+    cells, loss = STOPPING[task]
+    dataset = Dataset(cells)
+    resolved = dataset.resolve(loss=loss, training={"early_stopping": {}})
+    assert resolved.state.type == task
+    assert resolved.spec.training.early_stopping == EarlyStopping(metric=DEFAULT_METRIC[task], patience=2)
+    assert_stays(dataset, resolved)
+    for metric in METRICS[task]:
+        dataset.resolve(loss=loss, training={"early_stopping": {"metric": metric}})
+    near = DEFAULT_METRIC[task] + "x"
+    problem = dataset.refuse(loss=loss, training={"early_stopping": {"metric": near}})
+    assert (problem.pointer, problem.code) == ("/training/early_stopping/metric", "unknown_metric")
+    assert f"Did you mean '{DEFAULT_METRIC[task]}'?" in problem.message
+
+
+@pytest.mark.parametrize("task", STOPPING)
+def test_every_metric_that_may_be_watched_is_measured(task: Any) -> None:
+    cells, loss = STOPPING[task]
+    built = build_task(Dataset(cells).resolve(loss=loss).state)
+    targets = built.encode(cells)
+    outputs = np.random.default_rng(0).normal(size=(len(cells), built.width))
+    assert set(METRICS[task]) <= built.evaluate(outputs, targets).keys()
+
+
+@pytest.mark.parametrize("metric", ["loss", "ece", "brier"])
+def test_what_only_probabilities_have_cannot_be_watched_without_them(metric: str) -> None:
+    for cells, loss in ((LABELS, "hinge"), (GRADES, "mse")):
+        problem = Dataset(cells).refuse(loss=loss, training={"early_stopping": {"metric": metric}})
+        assert (problem.pointer, problem.code) == ("/training/early_stopping/metric", "unknown_metric")
+        assert metric not in problem.message.split("There are:")[1]

@@ -20,7 +20,7 @@ from app.jobs.repository import Claim, Released
 from app.settings import Settings
 from tests.app.jobs.test_repository import House
 from tests.service import wait_until
-from workers.devices import Slot
+from workers.devices import SHORT_SLOT, Slot, plan_slots
 from workers.slots import Slots
 
 CPU = Slot("cpu", ("cpu",), {"CUDA_VISIBLE_DEVICES": ""})
@@ -157,6 +157,29 @@ def test_one_ring_wakes_every_slot_and_each_runs_a_job_on_its_own_device(house: 
     assert sorted(given["CUDA_VISIBLE_DEVICES"] for _, given in worker.runner.runs) == ["0", "1"]
     assert worker.slots.names == ["gpu-0", "gpu-1"]
     assert worker.slots.queues == ["cpu", "gpu"]
+
+
+def test_short_work_has_a_slot_of_its_own_which_trainings_cannot_fill(house: House, start: Start) -> None:
+    let_go = threading.Event()
+
+    def hold_trainings(runner: FakeRunner, claim: Claim, _stopping: threading.Event) -> None:
+        if claim.job_id in trainings:
+            let_go.wait(SOON_SECONDS)
+        runner.end(claim)
+
+    trainings = [house.add(), house.add()]
+    # A training that went to the short queue by mistake, and short work on the queue of trainings, are left alone.
+    strays = [house.add(queue="short"), house.add(kind="dry_run")]
+    dry_runs = [house.add(kind="dry_run", queue="short") for _ in range(2)]
+    worker = start([*plan_slots("cpu", list_gpus=list), SHORT_SLOT], act=hold_trainings)
+    assert worker.slots.names == ["cpu", "short"]
+    assert worker.slots.queues == ["cpu", "short"]
+    wait_until(lambda: {house.row(job).status for job in dry_runs} == {"succeeded"}, SOON_SECONDS)
+    assert house.row(trainings[1]).status == "queued"
+    let_go.set()
+    wait_until(lambda: {house.row(job).status for job in trainings} == {"succeeded"}, SOON_SECONDS)
+    assert {house.row(job).status for job in strays} == {"queued"}
+    assert {given["CUDA_VISIBLE_DEVICES"] for _, given in worker.runner.runs} == {""}
 
 
 def test_the_owner_of_a_claim_is_this_host_process_and_slot(house: House, start: Start) -> None:

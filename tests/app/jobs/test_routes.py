@@ -98,18 +98,41 @@ _REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "alpha of unknown labels": (
         {"loss": {"type": "focal", "alpha": {"delivery": 1, "other": 1, "refnud": 2}}},
         "/loss/alpha",
-        "invalid_value",
+        "unknown_label",
         "Did you mean 'refund'",
     ),
     "unknown key": ({"training": {"epoch": 3}}, "/training/epoch", "unknown_field", "unknown field 'epoch'"),
-    "terms, not built yet": ({"loss": {"type": "focal", "terms": []}}, "/loss/terms", "unknown_field", "'terms'"),
-    "terms alone": ({"loss": {"terms": [{"loss": {"type": "focal"}}]}}, "/loss", "invalid_value", "'type'"),
-    "evaluation, not built yet": (
-        {"evaluation": {"calibrate": "temperature"}},
-        "/evaluation",
+    "a loss that is one and several": (
+        {"loss": {"type": "focal", "terms": []}},
+        "/loss/type",
         "unknown_field",
-        "'evaluation'",
+        "unknown field 'type'",
     ),
+    "a term beyond its limits": (
+        {"loss": {"terms": [{"loss": {"type": "focal", "gamma": 9}}]}},
+        "/loss/terms/0/loss/gamma",
+        "invalid_value",
+        "at most 5",
+    ),
+    "an auxiliary term alone": (
+        {"loss": {"terms": [{"loss": "entropy_min"}]}},
+        "/loss/terms/0/loss",
+        "no_task_loss",
+        "add a task loss",
+    ),
+    "a calibration that is none": (
+        {"evaluation": {"calibrate": "temprature"}},
+        "/evaluation/calibrate",
+        "invalid_value",
+        "Did you mean 'temperature'",
+    ),
+    "a temperature for scores": (
+        {"loss": "hinge", "evaluation": {"calibrate": "temperature"}},
+        "/evaluation/calibrate",
+        "invalid_value",
+        "`platt`",
+    ),
+    "a loss for numbers": ({"loss": "mse"}, "/loss/type", "loss_does_not_fit", "needs numbers"),
     "a billion epochs": (
         {"training": {"epochs": 1_000_000_000}},
         "/training/epochs",
@@ -306,6 +329,7 @@ def test_the_resolved_spec_is_echoed_with_every_default(house: House) -> None:
             "checkpoint_every_seconds": 60.0,
             "seed": 17,
         },
+        "evaluation": {"calibrate": "temperature", "thresholds": None},
         "metadata": {},
     }
     assert {key: job[key] for key in ("object", "kind", "status", "model_id", "error", "attempts", "metrics")} == {

@@ -270,4 +270,4 @@ def test_a_load_that_failed_is_tried_again(tmp_path: Path, house: House) -> None
     assert cache.peek("mdl_x") is None
     with house.database.read() as session:
         folders = house.services.models.folders(session.get_one(ModelRow, house.model))
-    assert cache.get("mdl_x", lambda: folders).description.labels == sorted(LABELS)
+    assert cache.get("mdl_x", lambda: folders).description.task.labels == sorted(LABELS)

@@ -14,7 +14,7 @@ from tests.tiny_base import learnable_rows
 
 def test_the_joined_file_equals_the_head_over_the_encoder(exported_frozen: Exported, tmp_path: Path) -> None:
     joined = tmp_path / "model.onnx"
-    join_head(exported_frozen.runtime / ONNX, exported_frozen.artifact / HEAD, joined)
+    join_head(exported_frozen.runtime / ONNX, exported_frozen.artifact / HEAD, joined, is_cosine=False)
     encoder = open_session(exported_frozen.runtime / ONNX, 1)
     apart = OnnxClassifier(exported_frozen.artifact, exported_frozen.runtime, encoder)
     session = open_session(joined, 1)
@@ -32,7 +32,7 @@ def test_the_joined_file_equals_the_head_over_the_encoder(exported_frozen: Expor
 
 def test_the_encoder_is_left_as_it_was(exported_frozen: Exported, tmp_path: Path) -> None:
     before = (exported_frozen.runtime / ONNX).read_bytes()
-    join_head(exported_frozen.runtime / ONNX, exported_frozen.artifact / HEAD, tmp_path / "model.onnx")
+    join_head(exported_frozen.runtime / ONNX, exported_frozen.artifact / HEAD, tmp_path / "model.onnx", is_cosine=False)
     assert (exported_frozen.runtime / ONNX).read_bytes() == before
     outputs = onnx.load(str(tmp_path / "model.onnx")).graph.output
     assert [d.dim_value for d in outputs[0].type.tensor_type.shape.dim] == [0, 3]  # any batch, three labels

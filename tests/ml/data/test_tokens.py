@@ -101,7 +101,7 @@ def test_other_texts_are_read_the_same_way(tiny_base: Path) -> None:
 def test_a_rows_logits_do_not_depend_on_its_neighbours(tiny_base: Path) -> None:
     texts: list[Text] = [text for text, _ in learnable_rows(24)]
     tokens = TokenTable(tiny_base, texts, 32, pad_id=0, has_types=True)
-    network = load_native(tiny_base, ("a", "b", "c"), None).eval()
+    network = load_native(tiny_base, width=3, labels=("a", "b", "c"), head="linear", scale=1.0, dropout=None).eval()
     with torch.no_grad():
         together = network(**tokens.inputs_of(np.arange(24))).logits
         for row in range(24):

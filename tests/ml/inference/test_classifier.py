@@ -90,7 +90,7 @@ def test_a_difference_within_the_tolerance_is_served(exported: Exported, tmp_pat
     described = json.loads((copy / DESCRIPTION).read_text())
     described["probe"]["logits"][3][1] += described["probe"]["tolerance"] / 2
     (copy / DESCRIPTION).write_text(json.dumps(described))
-    assert load(exported, copy).description.labels == read_description(exported.artifact).labels
+    assert load(exported, copy).description.task == read_description(exported.artifact).task
 
 
 def test_another_models_file_is_refused(exported_full: Exported, exported_frozen: Exported, tmp_path: Path) -> None:

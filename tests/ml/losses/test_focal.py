@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ml.losses.base import IGNORED
+from ml.losses.base import IGNORED, Targets
 from ml.losses.focal import FocalLoss
 from ml.models.outputs import Outputs
+from tests.ml.losses.checks import rows_of, step_of
 
 ALPHA = torch.tensor([0.3, 1.0, 4.0], dtype=torch.float64)
 
@@ -24,21 +25,21 @@ def example(rows: int = 20) -> tuple[Tensor, Tensor]:
 def test_equals_cross_entropy_when_gamma_is_zero() -> None:
     logits, targets = example()
     loss = FocalLoss(gamma=0.0, alpha=None)
-    mean = loss.numerators(Outputs(logits), targets).sum() / loss.denominators(targets).sum()
+    mean = step_of(loss, logits, targets)
     torch.testing.assert_close(mean, functional.cross_entropy(logits, targets), rtol=1e-12, atol=0)
 
 
 def test_is_half_of_cross_entropy_when_every_alpha_is_half_and_gamma_zero() -> None:
     logits, targets = example()
     loss = FocalLoss(gamma=0.0, alpha=torch.full((3,), 0.5, dtype=torch.float64))
-    mean = loss.numerators(Outputs(logits), targets).sum() / loss.denominators(targets).sum()
+    mean = step_of(loss, logits, targets)
     torch.testing.assert_close(mean, functional.cross_entropy(logits, targets) / 2, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_equals_its_formula_row_by_row(gamma: float) -> None:
     logits, targets = example()
-    ours = FocalLoss(gamma=gamma, alpha=ALPHA).numerators(Outputs(logits), targets)
+    ours = rows_of(FocalLoss(gamma=gamma, alpha=ALPHA), logits, targets)
     for row, y, got in zip(logits.tolist(), targets.tolist(), ours.tolist(), strict=True):
         p = math.exp(row[y]) / sum(map(math.exp, row))
         assert got == pytest.approx(-ALPHA[y].item() * (1 - p) ** gamma * math.log(p), rel=1e-9)
@@ -48,7 +49,7 @@ def test_gradient_equals_the_one_of_its_formula() -> None:
     logits, targets = example(6)
     loss = FocalLoss(gamma=2.0, alpha=ALPHA)
     ours = logits.clone().requires_grad_()
-    loss.numerators(Outputs(ours), targets).sum().backward()
+    rows_of(loss, ours, targets).sum().backward()
     naive = logits.clone().requires_grad_()
     p = naive.softmax(-1)[torch.arange(6), targets]
     (-ALPHA[targets] * (1 - p) ** 2 * p.log()).sum().backward()
@@ -62,8 +63,8 @@ def test_is_finite_with_a_finite_gradient_at_extreme_logits(gamma: float, under_
     sure, wrong = [200.0, -200.0, -200.0], [-200.0, 200.0, 200.0]
     logits = torch.tensor([sure, wrong, [200.0] * 3], dtype=dtype, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=under_autocast):
-        outputs = Outputs(logits).in_full_precision()
-        losses = FocalLoss(gamma=gamma, alpha=ALPHA).numerators(outputs, torch.tensor([0, 0, 0]))
+        outputs = Outputs(logits, logits).in_full_precision()
+        losses = FocalLoss(gamma=gamma, alpha=ALPHA).numerators(outputs, Targets(torch.tensor([0, 0, 0])))
     losses.sum().backward()
     assert losses.dtype == torch.float32
     assert torch.isfinite(losses).all()
@@ -74,7 +75,7 @@ def test_is_finite_with_a_finite_gradient_at_extreme_logits(gamma: float, under_
 
 def test_two_labels_at_extreme_logits_keep_their_gradient_finite() -> None:
     logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
-    losses = FocalLoss(gamma=0.5, alpha=None).numerators(Outputs(logits), torch.tensor([0, 0]))
+    losses = rows_of(FocalLoss(gamma=0.5, alpha=None), logits, torch.tensor([0, 0]))
     losses.sum().backward()
     assert losses.tolist() == [0.0, 400.0]
     assert logits.grad is not None
@@ -85,5 +86,5 @@ def test_ignored_rows_count_neither_above_nor_below() -> None:
     logits, targets = example(5)
     targets[[0, 3]] = IGNORED
     loss = FocalLoss(gamma=2.0, alpha=ALPHA)
-    assert loss.denominators(targets).tolist() == [0, 1, 1, 0, 1]
-    assert (loss.numerators(Outputs(logits), targets) == 0).tolist() == [True, False, False, True, False]
+    assert loss.denominators(Targets(targets)).tolist() == [0, 1, 1, 0, 1]
+    assert (rows_of(loss, logits, targets) == 0).tolist() == [True, False, False, True, False]

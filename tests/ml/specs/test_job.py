@@ -7,8 +7,13 @@ import pytest
 from pydantic import ValidationError
 
 from ml.specs.errors import Problem, explain_validation
+from ml.specs.evaluation import Evaluation
 from ml.specs.job import AdamW, FullTuning, JobSpec, Schedule, Split, Training
-from ml.specs.losses import CrossEntropySpec, EffectiveNumber, FocalSpec
+from ml.specs.losses.base import EffectiveNumber
+from ml.specs.losses.composition import Composition, FixedCombine, WeightSchedule, term_id, terms_of
+from ml.specs.losses.single_label import CrossEntropySpec, FocalSpec
+from ml.specs.losses.table import LOSS_SPECS
+from ml.specs.tasks import MultiLabel, Ordinal, Regression, TextClassification
 
 
 def accept(**body: Any) -> JobSpec:
@@ -38,6 +43,7 @@ def test_only_the_dataset_is_required() -> None:
     stated = {"epochs": 3, "batch_size": 32, "max_length": 128, "max_grad_norm": 1.0, "precision": "auto", "seed": 17}
     assert spec.training.model_dump(include=set(stated)) == stated
     assert spec.training.micro_batch_rows is None
+    assert spec.evaluation == Evaluation(calibrate="temperature", thresholds="f1")
 
 
 def test_a_missing_dataset_is_asked_for() -> None:
@@ -116,10 +122,18 @@ def test_a_number_out_of_range_is_told_the_limit_and_what_came(
     ("body", "pointer"),
     [
         ({"learning_rate": 1e-4}, "/learning_rate"),
-        ({"evaluation": {"calibrate": "temperature"}}, "/evaluation"),
+        ({"evaluation": {"calibration": "temperature"}}, "/evaluation/calibration"),
         ({"a/b": 1}, "/a~1b"),
         ({"loss": {"type": "focal", "gama": 2}}, "/loss/gama"),
-        ({"loss": {"type": "focal", "terms": []}}, "/loss/terms"),
+        ({"loss": {"terms": [{"loss": "focal"}], "type": "focal"}}, "/loss/type"),
+        ({"loss": {"terms": [{"loss": "focal"}], "combin": "fixed"}}, "/loss/combin"),
+        ({"loss": {"terms": [{"loss": "focal", "wieght": 1}]}}, "/loss/terms/0/wieght"),
+        ({"loss": {"terms": [{"loss": "focal"}, {"loss": {"type": "supcon", "tau": 1}}]}}, "/loss/terms/1/loss/tau"),
+        (
+            {"loss": {"terms": [{"loss": "focal", "weight": {"schedule": "step", "from_": 0, "from": 0, "to": 1}}]}},
+            "/loss/terms/0/weight/from_",
+        ),
+        ({"task": {"type": "regression", "labels": ["a", "b"]}}, "/task/labels"),
         ({"loss": {"type": "cross_entropy", "gamma": 2}}, "/loss/gamma"),
         (
             {"loss": {"type": "cross_entropy", "class_weights": {"scheme": "effective_number", "b": 1}}},
@@ -137,11 +151,6 @@ def test_a_number_out_of_range_is_told_the_limit_and_what_came(
 def test_an_unknown_key_is_pointed_at_on_every_level(body: dict[str, Any], pointer: str) -> None:
     problem = refuse(**body)
     assert (problem.pointer, problem.code) == (pointer, "unknown_field")
-
-
-def test_terms_of_a_loss_are_not_known_yet() -> None:
-    (problem, *_) = problems_of({"dataset": "ds_1", "loss": {"terms": [{"loss": "focal"}]}})
-    assert problem.pointer.startswith("/loss")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
@@ -192,6 +201,7 @@ def test_no_value_is_turned_into_another_kind(body: dict[str, Any], pointer: str
         ([1, 2, 3], "/loss/class_weights"),
         ({}, "/loss/class_weights"),
         ({"a": -1}, "/loss/class_weights/a"),
+        ({"a": 0, "b": 1}, "/loss/class_weights/a"),  # a step of such rows alone would be divided by 0
         ({"a": None}, "/loss/class_weights/a"),
         ({"a": [1]}, "/loss/class_weights/a"),
         ({"labels": 1, "name": 2, "b": "x"}, "/loss/class_weights/b"),
@@ -221,6 +231,118 @@ def test_class_weights_come_in_three_shapes() -> None:
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
 def test_a_bare_string_is_the_loss_with_its_defaults(name: str) -> None:
     assert accept(loss=name) == accept(loss={"type": name})
+    assert accept(loss={"terms": [{"loss": name}]}) == accept(loss={"terms": [{"loss": {"type": name}}]})
+
+
+@pytest.mark.parametrize(("body", "pointer"), [("kd", "/loss"), ({"type": "kd"}, "/loss/teacher")])
+def test_a_loss_that_lacks_a_required_field_is_asked_for_it_by_its_name(body: Any, pointer: str) -> None:
+    problem = refuse(loss=body)
+    assert (problem.pointer, problem.code) == (pointer, "missing_field")
+    assert problem.message.startswith("'teacher' is required")
+
+
+def test_a_teacher_is_a_model_of_ours_never_a_path_or_url() -> None:
+    for teacher in ("https://example.com/m", "../mdl_1", "mdl_", "mdl_a/b", "mdl_" + "a" * 65):
+        assert refuse(loss={"type": "kd", "teacher": teacher}).pointer == "/loss/teacher"
+
+
+# ---------------------------------------------------------------------------------------------------------- composition
+
+
+def terms(*some: Any, **others: Any) -> JobSpec:
+    return accept(loss={"terms": list(some), **others})
+
+
+def test_terms_have_a_weight_of_one_and_add_up_unless_told() -> None:
+    loss = terms({"loss": "focal"}, {"id": "mine", "loss": "supcon", "weight": 0.2}).loss
+    assert isinstance(loss, Composition)
+    assert [(term_id(term), term.weight) for term in loss.terms] == [("focal", 1.0), ("mine", 0.2)]
+    assert loss.combine == FixedCombine(type="fixed")
+    assert terms({"loss": "focal"}, {"loss": "supcon"}, combine="dwa") == terms(
+        {"loss": "focal"}, {"loss": "supcon"}, combine={"type": "dwa"}
+    )
+
+
+def test_a_single_loss_is_one_term() -> None:
+    focal = accept(loss="focal").loss
+    assert focal is not None
+    (term,) = terms_of(focal)
+    assert (term_id(term), term.weight, term.loss) == ("focal", 1.0, focal)
+
+
+def test_a_scheduled_weight_is_read_and_written_by_the_same_names() -> None:
+    spec = terms({"loss": "focal", "weight": {"schedule": "cosine", "from": 0.5, "to": 2, "end": 0.5}})
+    assert isinstance(spec.loss, Composition)
+    weight = spec.loss.terms[0].weight
+    assert weight == WeightSchedule.model_validate({"schedule": "cosine", "from": 0.5, "to": 2.0, "end": 0.5})
+    assert spec.model_dump()["loss"]["terms"][0]["weight"] == {
+        "schedule": "cosine",
+        "from": 0.5,
+        "to": 2.0,
+        "start": 0.0,
+        "end": 0.5,
+    }
+    assert JobSpec.model_validate(spec.model_dump()) == spec
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("loss", "pointer", "said"),
+    [
+        ({"terms": []}, "/loss/terms", "at least 1"),
+        ({"terms": [{"id": str(i), "loss": "focal"} for i in range(9)]}, "/loss/terms", "at most 8"),
+        ({"terms": ["focal"]}, "/loss/terms/0", "must be a JSON object"),
+        ({"terms": [{"weight": 1}]}, "/loss/terms/0/loss", "required"),
+        ({"terms": [{"loss": "focal", "weight": -1}]}, "/loss/terms/0/weight", "at least 0"),
+        ({"terms": [{"loss": "focal", "weight": float("nan")}]}, "/loss/terms/0/weight", "finite"),
+        ({"terms": [{"loss": "focal", "weight": True}]}, "/loss/terms/0/weight", "true"),
+        ({"terms": [{"loss": "focal", "id": "a b"}]}, "/loss/terms/0/id", "a b"),
+        ({"terms": [{"loss": {"type": "focal", "gamma": -1}}]}, "/loss/terms/0/loss/gamma", "at least 0"),
+        ({"terms": [{"loss": "focal"}, {"loss": "focal"}]}, "/loss", "two terms are called focal"),
+        ({"terms": [{"loss": "focal"}], "combine": "uncertainty"}, "/loss", "needs two or more"),
+        (
+            {"terms": [{"loss": "focal"}, {"loss": "supcon"}], "combine": {"type": "dwa", "temperature": 0}},
+            "/loss/combine/temperature",
+            "greater than 0",
+        ),
+        (
+            {"terms": [{"loss": "focal", "weight": {"schedule": "linear", "from": 0}}]},
+            "/loss/terms/0/weight/to",
+            "required",
+        ),
+        (
+            {
+                "terms": [
+                    {"loss": "focal", "weight": {"schedule": "step", "from": 0, "to": 1, "start": 0.5, "end": 0.5}}
+                ]
+            },
+            "/loss/terms/0/weight",
+            "greater than 'start'",
+        ),
+        ({"type": "pinball", "quantiles": [0.5, 0.1]}, "/loss/quantiles", "lowest first"),
+        ({"type": "focal", "alpha": 0.25}, "/loss/alpha", "only rescales the learning rate"),
+        ({"type": "sce", "alpha": 0, "beta": 0}, "/loss", "nothing would be learned"),
+    ],
+)
+def test_a_loss_that_is_put_together_wrongly_says_where(loss: Any, pointer: str, said: str) -> None:
+    problem = refuse(loss=loss)
+    assert problem.pointer == pointer
+    assert said in problem.message
+
+
+@pytest.mark.parametrize("combine", ["fixed", "normalized"])
+def test_one_term_may_be_fixed_or_normalized(combine: str) -> None:
+    assert terms({"loss": "focal"}, combine=combine).loss is not None
+
+
+# ----------------------------------------------------------------------------------------------------------------- task
+
+
+def test_a_task_is_text_classification_unless_its_type_says_otherwise() -> None:
+    assert accept(task={"labels": ["b", "a"]}).task == TextClassification(labels=["b", "a"])
+    assert accept(task={"type": "multi_label"}).task == MultiLabel()
+    assert accept(task={"type": "ordinal", "labels": ["low", "high"]}).task == Ordinal(labels=["low", "high"])
+    assert accept(task={"type": "regression", "standardize": False}).task == Regression(standardize=False)
 
 
 def test_two_bad_values_are_both_told() -> None:
@@ -248,7 +370,16 @@ def test_a_label_named_twice_is_refused() -> None:
         ({"training": {"optimizer": {"type": "adam"}}}, "/training/optimizer/type", "adamw"),
         ({"training": {"schedule": {"type": "linar"}}}, "/training/schedule/type", "linear"),
         ({"training": {"precision": "float23"}}, "/training/precision", "float32"),
-        ({"training": {"early_stopping": {"metric": "macrof1"}}}, "/training/early_stopping/metric", "macro_f1"),
+        ({"task": {"type": "multilabel"}}, "/task/type", "multi_label"),
+        ({"evaluation": {"calibrate": "temprature"}}, "/evaluation/calibrate", "temperature"),
+        ({"loss": {"terms": [{"loss": "focl"}]}}, "/loss/terms/0/loss", "focal"),
+        ({"loss": {"terms": [{"loss": {"type": "focl"}}]}}, "/loss/terms/0/loss/type", "focal"),
+        ({"loss": {"terms": [{"loss": "focal"}], "combine": "fixd"}}, "/loss/combine", "fixed"),
+        (
+            {"loss": {"terms": [{"loss": "focal", "weight": {"schedule": "liner", "from": 0, "to": 1}}]}},
+            "/loss/terms/0/weight/schedule",
+            "linear",
+        ),
     ],
 )
 def test_a_misspelt_choice_is_told_which_one_is_near(body: dict[str, Any], pointer: str, near: str) -> None:
@@ -286,7 +417,8 @@ def test_the_json_schema_names_every_loss_with_its_limits() -> None:
     assert schema["additionalProperties"] is False
     gamma = schema["$defs"]["FocalSpec"]["properties"]["gamma"]
     assert (gamma["minimum"], gamma["maximum"], gamma["default"]) == (0, 5, FocalSpec(type="focal").gamma)
-    assert "CrossEntropySpec" in schema["$defs"]
+    assert {spec.__name__ for spec in LOSS_SPECS.values()} <= set(schema["$defs"])
+    assert {"Composition", "WeightSchedule", "UncertaintyCombine"} <= set(schema["$defs"])
 
 
 def test_the_example_of_the_schema_is_a_spec() -> None:

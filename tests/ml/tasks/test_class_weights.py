@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ml.specs.losses import EffectiveNumber
+from ml.specs.losses.base import EffectiveNumber
 from ml.tasks.class_weights import weigh_labels
 
 LABELS = ("a", "b", "c")

@@ -13,25 +13,11 @@ from ml.artifact.manifest import MANIFEST, folder_bytes, manifest_sha256, read_m
 from ml.bases import DEFAULT_BASE, base_sha256, find_base
 from ml.inference.classifier import OnnxClassifier, open_session
 from tests.ml.conftest import Exported, export
-from tests.ml.runs import lay_out, prepare_run
+from tests.ml.runs import lay_out, prepare_run, trained_logits
 from tests.tiny_base import LABEL_WORDS, learnable_rows
 
 TEXTS = [*(text for text, _ in learnable_rows(12, seed=9)), "where is my parcel " * 30, "", "Ünïcode 猫!"]
 LABELS = sorted(LABEL_WORDS)
-
-
-def trained_logits(exported: Exported, texts: list[str]) -> np.ndarray:
-    """The answers of the network as it was trained, one text at a time."""
-    prepared = exported.prepared
-    tokens = prepared.tokens.like(prepared.base, texts, prepared.spec.training.max_length)
-    answers = []
-    with torch.no_grad():
-        for row in range(len(texts)):
-            inputs = tokens.inputs_of(np.array([row]))
-            if prepared.encoder is not None:
-                inputs = {"features": prepared.encoder(**inputs)}
-            answers.append(prepared.network.eval()(**inputs).logits[0].numpy())
-    return np.stack(answers)
 
 
 def test_transformers_loads_the_artifact_whole_with_the_same_answers(exported_full: Exported) -> None:
@@ -44,7 +30,7 @@ def test_transformers_loads_the_artifact_whole_with_the_same_answers(exported_fu
     inputs = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
         logits = model.eval()(**inputs).logits.numpy()
-    np.testing.assert_allclose(logits, trained_logits(exported_full, TEXTS), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits, trained_logits(exported_full.prepared, TEXTS), rtol=0, atol=1e-4)
     assert [model.config.id2label[i] for i in range(3)] == LABELS
 
 
@@ -53,7 +39,7 @@ def test_the_served_model_answers_as_the_trained_one(kind: str, request: pytest.
     exported: Exported = request.getfixturevalue(kind)
     served = OnnxClassifier(exported.artifact, exported.runtime, open_session(exported.runtime / ONNX, 1))
     logits = served.logits(served.tokenize(TEXTS))
-    np.testing.assert_allclose(logits, trained_logits(exported, TEXTS), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits, trained_logits(exported.prepared, TEXTS), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["exported_full", "exported_frozen"])
@@ -76,14 +62,19 @@ def test_the_artifact_verifies_and_describes_itself(kind: str, request: pytest.F
     exported: Exported = request.getfixturevalue(kind)
     assert verify_folder(exported.artifact)["kind"] == "artifact"
     described = read_description(exported.artifact)
-    assert described.labels == LABELS
-    assert (described.task, described.activation, described.max_length) == ("text_classification", "softmax", 32)
+    assert described.task == exported.fitted.state
+    assert described.task.labels == LABELS
+    assert (described.task.type, described.task.reading, described.max_length) == (
+        *("text_classification", "softmax"),
+        32,
+    )
     assert (described.base_model, described.base_sha256) == ("tiny", base_sha256(exported.prepared.base))
     assert described.spec == exported.prepared.spec.model_dump()
     assert described.dataset_sha256 == "0" * 64
     assert described.train_rows == sum(exported.prepared.resolved.train_counts.values()) == 48
     assert set(described.metrics) == {"validation", "test"}
-    assert set(described.report) == set(LABELS)
+    assert set(described.report["labels"]) == set(LABELS)
+    assert described.report["part"] == "test"
     assert len(described.probe.logits) == len(PROBE_TEXTS)
     is_full = kind == "exported_full"
     assert (described.head, described.loads_in_transformers) == ("native" if is_full else "linear", is_full)
@@ -92,7 +83,7 @@ def test_the_artifact_verifies_and_describes_itself(kind: str, request: pytest.F
 def test_a_frozen_artifact_holds_the_head_and_leaves_the_encoder_beside_it(exported_frozen: Exported) -> None:
     assert set(read_manifest(exported_frozen.artifact)["files"]) == {HEAD, "minimand.json"}
     head = load_file(exported_frozen.artifact / HEAD)
-    trained = exported_frozen.prepared.network.linear
+    trained = exported_frozen.prepared.network.head
     assert torch.equal(head["weight"], trained.weight)
     assert torch.equal(head["bias"], trained.bias)
     manifest = verify_folder(exported_frozen.run.base)
@@ -128,4 +119,6 @@ def test_a_frozen_minilm_of_sixteen_labels_fits_in_fifty_kilobytes(tmp_path: Pat
     assert size <= 50 * 1024
     served = OnnxClassifier(run.artifact, run.base, open_session(run.base / ONNX, 1))
     texts = ["hello", "where is my parcel?"]
-    np.testing.assert_allclose(served.logits(served.tokenize(texts)), trained_logits(exported, texts), atol=1e-4)
+    np.testing.assert_allclose(
+        served.logits(served.tokenize(texts)), trained_logits(exported.prepared, texts), atol=1e-4
+    )

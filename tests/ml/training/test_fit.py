@@ -11,7 +11,7 @@ import torch
 from ml.data.splits import Part
 from ml.training.errors import NonFiniteLossError, StoppedError
 from ml.training.fit import Fitted
-from ml.training.prepare import Prepared
+from ml.training.prepare import Prepared, logits_of
 from ml.training.run import RunDirectory
 from tests.ml.runs import MACHINE, fit_run, lay_out, prepare_run, read_events, series, stop_after, weights_sha256
 from tests.tiny_base import LABEL_WORDS, learnable_rows
@@ -48,8 +48,8 @@ def test_what_can_be_learned_is_learned(tmp_path: Path, tiny_base: Path, tuning:
     training = {"epochs": 10, "optimizer": {"type": "adamw", "learning_rate": rate}}
     run, prepared, fitted = train(tmp_path, tiny_base, rows=rows[:150], training=training, tuning={"type": tuning})
     assert fitted.metrics["test"]["accuracy"] >= 0.8
-    assert set(fitted.report) == {"delivery", "other", "refund"}
-    assert sum(row["rows"] for row in fitted.report.values()) == len(prepared.rows_of(Part.TEST)) == 15
+    assert set(fitted.report["labels"]) == {"delivery", "other", "refund"}
+    assert sum(row["rows"] for row in fitted.report["labels"].values()) == len(prepared.rows_of(Part.TEST)) == 15
     losses = series(run, "train/loss")
     assert losses[fitted.steps] < losses[1] / 2
 
@@ -105,12 +105,17 @@ def test_early_stopping_ends_with_the_best_weights(tmp_path: Path, tiny_base: Pa
         "optimizer": {"type": "adamw", "learning_rate": 0.005},
         "early_stopping": {"metric": "loss", "patience": 2},
     }
-    run, _, fitted = train(tmp_path, tiny_base, rows=rows, training=training)
+    run, prepared, fitted = train(tmp_path, tiny_base, rows=rows, training=training)
     losses = series(run, "validation/loss")
     best = min(losses, key=losses.__getitem__)
     assert fitted.steps == best + 2 * 8 < 20 * 8
     assert losses[fitted.steps] > losses[best] + 0.01
-    assert fitted.metrics["validation"]["loss"] == pytest.approx(losses[best], rel=1e-6)
+    measured = prepared.task.evaluate(
+        logits_of(prepared.network, prepared.tokens, prepared.rows_of(Part.VALIDATION), MACHINE),
+        prepared.targets.labels.numpy()[prepared.rows_of(Part.VALIDATION)],
+    )
+    assert measured["loss"] == pytest.approx(losses[best], rel=1e-6)
+    assert fitted.metrics["validation"]["loss"] <= measured["loss"]  # a temperature was fitted since
     assert any(
         "stopped early" in event["message"] and f"since step {best}" in event["message"]
         for event in read_events(run, "message")
@@ -122,7 +127,7 @@ def test_a_loss_that_is_not_a_number_names_the_step_and_the_way_out(tmp_path: Pa
     prepared = prepare_run(run, tiny_base)
     with torch.no_grad():
         prepared.network.model.classifier.bias[0] = float("nan")
-    with pytest.raises(NonFiniteLossError, match=r"the loss became nan .* at step 1\. Lower .*learning_rate"):
+    with pytest.raises(NonFiniteLossError, match=r"became nan .* at step 1, in cross_entropy\. Lower .*learning_rate"):
         fit_run(run, prepared)
 
 
@@ -137,6 +142,24 @@ def test_a_run_that_diverges_is_ended_at_the_step_where_it_does(tmp_path: Path, 
         fit_run(run, prepared)
     (step,) = re.findall(r"at step (\d+)", str(caught.value))
     assert int(step) == max(series(run, "train/loss")) + 1 > 1
+
+
+def test_a_model_whose_answers_are_not_finite_ends_the_run_before_they_are_measured(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    run = lay_out(tmp_path, training={"max_steps": 2})
+    prepared = prepare_run(run, tiny_base)
+    asked = []
+
+    def spoil_after_the_last_step() -> bool:
+        asked.append(True)
+        if len(asked) == 3:
+            with torch.no_grad():
+                prepared.network.model.classifier.bias[0] = float("inf")
+        return False
+
+    with pytest.raises(NonFiniteLossError, match=r"after step 2\. Lower .*learning_rate"):
+        fit_run(run, prepared, spoil_after_the_last_step)
 
 
 def test_a_stop_while_texts_are_encoded_ends_the_run_at_once(tmp_path: Path, tiny_base: Path) -> None:

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from ml.specs.job import AdamW, Schedule, Sgd
 from ml.training.optimizers import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
 
+# An objective that learns nothing of its own.
+NOTHING = nn.Module()
+
 
 def network() -> nn.Module:
     torch.manual_seed(0)
@@ -21,7 +24,7 @@ def give_gradients(module: nn.Module, seed: int) -> None:
 
 def test_adamw_follows_its_definition() -> None:
     ours, rate, decay = network(), 0.01, 0.1
-    optimizer = build_optimizer(AdamW(type="adamw", learning_rate=rate, weight_decay=decay), ours)
+    optimizer = build_optimizer(AdamW(type="adamw", learning_rate=rate, weight_decay=decay), ours, NOTHING)
     expected = [p.detach().double().clone() for p in ours.parameters()]
     firsts = [torch.zeros_like(p) for p in expected]
     seconds = [torch.zeros_like(p) for p in expected]
@@ -40,7 +43,7 @@ def test_adamw_follows_its_definition() -> None:
 
 def test_adamw_equals_torchs_unfused_kernel() -> None:
     ours, theirs = network(), network()
-    fused = build_optimizer(AdamW(type="adamw", learning_rate=0.01, weight_decay=0.0), ours)
+    fused = build_optimizer(AdamW(type="adamw", learning_rate=0.01, weight_decay=0.0), ours, NOTHING)
     plain = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.0, foreach=False, fused=False)
     for module, optimizer in ((ours, fused), (theirs, plain)):
         give_gradients(module, 1)
@@ -51,7 +54,8 @@ def test_adamw_equals_torchs_unfused_kernel() -> None:
 
 def test_sgd_follows_its_definition() -> None:
     ours, rate, momentum = network(), 0.1, 0.9
-    optimizer = build_optimizer(Sgd(type="sgd", learning_rate=rate, weight_decay=0.01, momentum=momentum), ours)
+    spec = Sgd(type="sgd", learning_rate=rate, weight_decay=0.01, momentum=momentum)
+    optimizer = build_optimizer(spec, ours, NOTHING)
     expected = [p.detach().clone() for p in ours.parameters()]
     velocities: list[Tensor | None] = [None] * len(expected)
     for step in (1, 2):
@@ -78,7 +82,7 @@ def test_sgd_follows_its_definition() -> None:
 def test_weight_decay_spares_biases_and_norms(spec: AdamW | Sgd) -> None:
     module = network()
     before = [p.detach().clone() for p in module.parameters()]
-    optimizer = build_optimizer(spec, module)
+    optimizer = build_optimizer(spec, module, NOTHING)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -89,13 +93,26 @@ def test_weight_decay_spares_biases_and_norms(spec: AdamW | Sgd) -> None:
 def test_only_trainable_parameters_are_given_to_the_optimizer() -> None:
     module = network()
     module[0].requires_grad_(False)  # type: ignore[index]
-    optimizer = build_optimizer(AdamW(type="adamw", learning_rate=0.1), module)
+    optimizer = build_optimizer(AdamW(type="adamw", learning_rate=0.1), module, NOTHING)
     given = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert given == {id(p) for p in module.parameters() if p.requires_grad}
 
 
+def test_what_an_objective_learns_is_trained_and_not_decayed() -> None:
+    module, objective = network(), nn.Module()
+    objective.balance = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+    optimizer = build_optimizer(AdamW(type="adamw", learning_rate=0.1, weight_decay=0.5), module, objective)
+    for parameter in (*module.parameters(), objective.balance):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert (objective.balance == 1).all()
+    objective.balance.grad = torch.ones_like(objective.balance)
+    optimizer.step()
+    assert (objective.balance < 1).all()
+
+
 def test_every_group_gets_the_rate() -> None:
-    optimizer = build_optimizer(AdamW(type="adamw", learning_rate=0.1), network())
+    optimizer = build_optimizer(AdamW(type="adamw", learning_rate=0.1), network(), NOTHING)
     set_learning_rate(optimizer, 0.025)
     assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.025]
 

@@ -1,21 +1,25 @@
-"""The first acceptance test: loss and gradient of a step are the same however its rows are cut."""
+"""The first acceptance test: loss and gradient of a step are the same however its rows are cut.
 
-import re
+Every loss in the table goes through the same in `test_every_loss`.
+"""
+
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from pydantic import TypeAdapter
+from torch import nn
 from torch.nn import functional
 
 from ml.bases import DEFAULT_BASE, find_base
 from ml.data.tokens import FeatureTable, TokenTable
-from ml.losses.base import IGNORED, Loss
-from ml.losses.cross_entropy import CrossEntropyLoss
-from ml.losses.focal import FocalLoss
-from ml.models.classifier import LinearHead, load_native
+from ml.losses.base import IGNORED, LossContext, Targets
+from ml.losses.objective import Objective
+from ml.models.classifier import FeatureHead, load_native
+from ml.specs.losses.composition import Loss
 from ml.training.machine import Machine
 from ml.training.optimizers import clip_gradients
 from ml.training.step import StepReport, backward_step
@@ -23,11 +27,12 @@ from tests.ml.runs import MACHINE
 from tests.tiny_base import LABEL_WORDS, learnable_rows
 
 LABELS = tuple(sorted(LABEL_WORDS))
-WEIGHTS = torch.tensor([0.3, 1.0, 4.0], dtype=torch.float64)
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": CrossEntropyLoss(label_smoothing=0.1, class_weights=WEIGHTS),
-    "focal": FocalLoss(gamma=2.0, alpha=WEIGHTS),
+WEIGHTS = dict(zip(LABELS, (0.3, 1.0, 4.0), strict=True))
+LOSSES: dict[str, Any] = {
+    "cross_entropy": {"type": "cross_entropy", "label_smoothing": 0.1, "class_weights": WEIGHTS},
+    "focal": {"type": "focal", "alpha": WEIGHTS},
 }
+TWO_TERMS = {"terms": [{"loss": LOSSES["cross_entropy"], "weight": 0.7}, {"loss": "focal", "weight": 0.3}]}
 # 32 rows as one pass, as ever more, and by a budget of tokens that cuts them unevenly.
 CUTS: list[tuple[int | None, int]] = [(32, 1), (16, 1), (8, 1), (5, 1), (1, 1), (None, 100)]
 
@@ -51,20 +56,38 @@ SENTENCES = [
 ]
 
 
+def objective_of(loss: Any) -> Objective:
+    """What a spec's loss minimises over three labels."""
+    spec: Any = TypeAdapter(Loss).validate_python(loss)
+    return Objective(spec, LossContext(labels=LABELS, train_counts=dict.fromkeys(LABELS, 10)))
+
+
+def native(base: Path) -> nn.Module:
+    """A network without dropout."""
+    return load_native(base, width=3, labels=LABELS, head="linear", scale=1.0, dropout=0.0)
+
+
 @dataclass
 class Example:
     """A network and 32 rows for it."""
 
     network: nn.Module
     tokens: TokenTable
-    targets: Tensor
+    targets: Targets
 
-    def step(self, loss: Loss, rows_at_once: int | None, budget: int) -> tuple[StepReport, float]:
+    def step(self, loss: Any, rows_at_once: int | None, budget: int) -> tuple[StepReport, float]:
         """Take a step's gradient from nothing; return the report and the gradient's norm."""
         self.network.zero_grad()
         machine = replace(MACHINE, micro_batch_tokens=budget)
         report = backward_step(
-            self.network, loss, self.tokens, self.targets, np.arange(len(self.targets)), machine, rows_at_once
+            self.network,
+            objective_of(loss),
+            self.tokens,
+            self.targets,
+            np.arange(len(self.targets.labels)),
+            machine,
+            rows_at_once,
+            0.0,
         )
         return report, float(clip_gradients(self.network, None))
 
@@ -74,8 +97,8 @@ def tiny(tiny_base: Path) -> Example:
     rows = learnable_rows(32)
     tokens = TokenTable(tiny_base, [text for text, _ in rows], 32, pad_id=0, has_types=True)
     torch.manual_seed(1)
-    network = load_native(tiny_base, LABELS, 0.0).double().train()
-    return Example(network, tokens, torch.tensor([LABELS.index(label) for _, label in rows]))
+    network = native(tiny_base).double().train()
+    return Example(network, tokens, Targets(torch.tensor([LABELS.index(label) for _, label in rows])))
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +106,8 @@ def minilm() -> Example:
     base = find_base(DEFAULT_BASE, {})
     texts = [*SENTENCES, *(f"{sentence} {i}" for i, sentence in enumerate(reversed(SENTENCES)))]
     torch.manual_seed(1)
-    network = load_native(base, LABELS, 0.0).train()
-    targets = torch.arange(len(texts)) % len(LABELS)
+    network = native(base).train()
+    targets = Targets(torch.arange(len(texts)) % len(LABELS))
     return Example(network, TokenTable(base, list(texts), 128, pad_id=0, has_types=True), targets)
 
 
@@ -100,14 +123,13 @@ def test_loss_and_gradient_norm_are_the_same_however_a_step_is_cut_in_float64(ti
             torch.testing.assert_close(p.grad, expected, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_loss_and_gradient_norm_are_the_same_however_a_step_is_cut_in_float32_on_minilm(
-    minilm: Example, name: str
-) -> None:
-    report, norm = minilm.step(LOSSES[name], *CUTS[0])
+def test_loss_and_gradient_norm_are_the_same_however_a_step_is_cut_in_float32_on_minilm(minilm: Example) -> None:
+    both = {"terms": [{"loss": loss} for loss in LOSSES.values()]}
+    report, norm = minilm.step(both, *CUTS[0])
     for cut in CUTS[1:]:
-        other, other_norm = minilm.step(LOSSES[name], *cut)
+        other, other_norm = minilm.step(both, *cut)
         assert other.loss == pytest.approx(report.loss, rel=1e-5), cut
+        assert other.terms == pytest.approx(dict(report.terms), rel=1e-5), cut
         assert other_norm == pytest.approx(norm, rel=1e-5), cut
 
 
@@ -123,7 +145,8 @@ def test_a_step_cut_to_single_rows_equals_torch_over_the_whole_batch(tiny: Examp
     report, norm = tiny.step(LOSSES["cross_entropy"], 1, 1)
     tiny.network.zero_grad()
     logits = tiny.network(**tiny.tokens.inputs_of(np.arange(32))).logits
-    loss = functional.cross_entropy(logits, tiny.targets, WEIGHTS, label_smoothing=0.1)
+    weights = torch.tensor(list(WEIGHTS.values()), dtype=torch.float64)
+    loss = functional.cross_entropy(logits, tiny.targets.labels, weights, label_smoothing=0.1)
     loss.backward()
     assert report.loss == pytest.approx(loss.item(), rel=1e-10)
     whole = torch.cat([p.grad.flatten() for p in tiny.network.parameters() if p.grad is not None]).norm()
@@ -135,39 +158,58 @@ def test_the_report_counts_rows_and_tokens(tiny: Example) -> None:
     assert (report.rows, report.real_tokens) == (32, int(tiny.tokens.lengths.sum()))
 
 
-def head_step(targets: list[int], loss: Loss, machine: Machine = MACHINE) -> tuple[StepReport, LinearHead]:
+def test_the_loss_is_the_weighted_sum_of_the_terms_and_each_is_told(tiny: Example) -> None:
+    report, norm = tiny.step(TWO_TERMS, 5, 1)
+    alone = [tiny.step(loss, None, 10**6)[0].loss for loss in (LOSSES["cross_entropy"], "focal")]
+    assert report.terms == pytest.approx({"cross_entropy": alone[0], "focal": alone[1]}, rel=1e-10)
+    assert report.loss == pytest.approx(0.7 * alone[0] + 0.3 * alone[1], rel=1e-10)
+    scaled = {"terms": [{**term, "weight": 2 * term["weight"]} for term in TWO_TERMS["terms"]]}
+    assert tiny.step(scaled, None, 10**6)[1] == pytest.approx(2 * norm, rel=1e-10)
+
+
+def test_gradients_of_terms_taken_apart_add_up_to_that_of_the_whole(tiny: Example) -> None:
+    """gradnorm's first step has every learned weight at 1: K backward passes, the same gradient."""
+    whole, norm = tiny.step(TWO_TERMS, None, 10**6)
+    for cut in ((None, 10**6), (5, 1)):
+        apart, apart_norm = tiny.step({**TWO_TERMS, "combine": "gradnorm"}, *cut)
+        assert apart.loss == pytest.approx(whole.loss, rel=1e-10)
+        assert apart_norm == pytest.approx(norm, rel=1e-10)
+
+
+def head_step(labels: list[int], loss: Any, machine: Machine = MACHINE) -> tuple[StepReport, FeatureHead]:
     """A step over rows of one feature, 1.0, by a head that answers (8, −8)."""
-    head = LinearHead(1, 2, 0.0)
+    head = FeatureHead(1, 2, "linear", 1.0, 0.0)
+    assert isinstance(head.head, nn.Linear)
     with torch.no_grad():
-        head.linear.weight.copy_(torch.tensor([[8.0], [-8.0]]))
-        head.linear.bias.zero_()
-    features = FeatureTable(torch.ones(len(targets), 1))
-    return backward_step(head, loss, features, torch.tensor(targets), np.arange(len(targets)), machine, None), head
+        head.head.weight.copy_(torch.tensor([[8.0], [-8.0]]))
+        head.head.bias.zero_()
+    features, targets = FeatureTable(torch.ones(len(labels), 1)), Targets(torch.tensor(labels))
+    spec: Any = TypeAdapter(Loss).validate_python(loss)
+    objective = Objective(spec, LossContext(labels=("no", "yes"), train_counts={"no": 1, "yes": 1}))
+    return backward_step(head, objective, features, targets, np.arange(len(labels)), machine, None, 0.0), head
 
 
 def test_rows_without_a_target_count_for_nothing() -> None:
-    loss = CrossEntropyLoss(label_smoothing=0.0, class_weights=None)
-    assert head_step([1, IGNORED, IGNORED, 1], loss)[0].loss == pytest.approx(16, rel=1e-6)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_step_in_which_every_label_is_ignored_names_its_rows(name: str) -> None:
-    with pytest.raises(ValueError, match=re.escape("none of the 3 rows")) as caught:
-        head_step([IGNORED] * 3, LOSSES[name])
-    assert "rows 1, 2, 3" in str(caught.value)
-
-
-def test_a_step_in_which_every_label_weighs_nothing_names_its_rows() -> None:
-    weights = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    with pytest.raises(ValueError, match="rows 1, 2"):
-        head_step([0, 0], CrossEntropyLoss(label_smoothing=0.0, class_weights=weights))
+    assert head_step([1, IGNORED, IGNORED, 1], "cross_entropy")[0].loss == pytest.approx(16, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    "loss", [CrossEntropyLoss(label_smoothing=0.0, class_weights=None), FocalLoss(gamma=0.0, alpha=None)], ids=str
+    ("labels", "loss"),
+    [
+        ([IGNORED] * 3, "cross_entropy"),
+        ([IGNORED] * 3, {"terms": [{"id": "cross_entropy", "loss": "focal"}, {"loss": "entropy_min"}]}),
+    ],
 )
-def test_the_loss_of_a_sure_answer_is_not_lost_under_bfloat16(loss: Loss) -> None:
+def test_a_step_in_which_every_label_is_ignored_names_the_term_and_its_rows(labels: list[int], loss: Any) -> None:
+    said = "no row of this step counts towards 'cross_entropy'.*rows 1, 2, 3"
+    with pytest.raises(ValueError, match=said):
+        head_step(labels, loss)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", {"type": "focal", "gamma": 0}], ids=str)
+def test_the_loss_of_a_sure_answer_is_not_lost_under_bfloat16(loss: Any) -> None:
     report, head = head_step([0], loss, replace(MACHINE, precision="bfloat16"))
     assert report.loss == pytest.approx(1.19e-7, rel=0.1)
-    assert head.linear.bias.grad is not None
-    assert head.linear.bias.grad[1] == pytest.approx(1.13e-7, rel=0.1)
+    assert isinstance(head.head, nn.Linear)
+    assert head.head.bias.grad is not None
+    assert head.head.bias.grad[1] == pytest.approx(1.13e-7, rel=0.1)

@@ -1,0 +1,1 @@
+"""Losses: the catalogue a caller may choose from, all of it read off the spec classes."""

@@ -1,0 +1,53 @@
+"""What a task is: it encodes labels, decodes outputs and measures. numpy only; it knows no network and no loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Targets = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted on validation. temperature divides the outputs; platt is (C, 2): σ(a·z + b) of each label."""
+
+    temperature: float = 1.0
+    platt: tuple[tuple[float, float], ...] | None = None
+
+
+UNCALIBRATED = Calibration()
+
+
+class Task(ABC):
+    """One way to learn from a label column, and to read what was learned."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Outputs of the head."""
+
+    @abstractmethod
+    def encode(self, cells: Sequence[str]) -> Targets:
+        """Label cells to targets, N first."""
+
+    @abstractmethod
+    def decode(self, outputs: Array) -> list[dict[str, Any]]:
+        """Outputs (N, H) to one result a row, as a prediction's reply shows it."""
+
+    @abstractmethod
+    def evaluate(self, outputs: Array, targets: Targets) -> dict[str, float]:
+        """Metrics of outputs (N, H) against encoded targets."""
+
+    @abstractmethod
+    def report(self, outputs: Array, targets: Targets) -> dict[str, Any]:
+        """What a table or a picture is made of: figures by label, confusion, reliability."""
+
+    def fitted(self, _outputs: Array, _targets: Targets, *, calibrate: str | None, thresholds: str | None) -> "Task":
+        """The same task with what was fitted on the validation part. By default there is nothing to fit."""
+        del calibrate, thresholds
+        return self
