@@ -29,7 +29,7 @@ BASE = BaseFacts(
     vocabulary=30_522,
     parameters=22_000_000,
 )
-DATA = Path(os.environ.get("MINIMAND_TEST_DATA", "/work/shared/data"))
+DATA = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
 class Data:
