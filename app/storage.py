@@ -4,7 +4,6 @@ A file appears whole or not at all: it is written under another name, flushed to
 that is published, `manifest.json` goes last, so a folder without one was never finished.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from uuid import uuid4
 
 import fsspec
 
-from ml.artifact.manifest import MANIFEST
+from ml.artifact.manifest import MANIFEST, flush
 
 CHUNK_BYTES = 1 << 20
 
@@ -38,10 +37,10 @@ class FileStore:
         temporary = target.with_name(f".tmp-{uuid4().hex}")
         try:
             shutil.copyfile(source, temporary)
-            _flush(temporary)
+            flush(temporary)
             temporary.replace(target)
             for folder in {target.parent, *(folder.parent for folder in made)}:
-                _flush(folder)
+                flush(folder)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -105,11 +104,3 @@ class FileStore:
         if not key or key.startswith("/") or ".." in key.split("/"):
             raise ValueError(f"not a storage key: {key!r}")
         return f"{self._root}/{key}"
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,7 @@ Each refusal says where, what came, what is allowed, why, and how to mend it.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml.specs.errors import did_you_mean, refuse
+from ml.specs.errors import did_you_mean, quoted, refuse
 from ml.specs.facts import DatasetFacts
 from ml.specs.job import JobSpec
 from ml.specs.losses.auxiliary import SIGMOID_READINGS, SOFTMAX_READINGS
@@ -32,7 +32,7 @@ def check_loss(
     if not isinstance(loss, Composition):
         pointers = ["/loss"]
     warnings = (
-        [f"{_quoted(empty)} has no training rows: the model cannot learn it."]
+        [f"{quoted(empty)} has no training rows: the model cannot learn it."]
         if (empty := [label for label, rows in train_counts.items() if rows == 0])
         else []
     )
@@ -94,7 +94,7 @@ def _check_label_weights(pointer: str, name: str, weights: Any, train_counts: Ma
         if empty := [label for label, rows in train_counts.items() if rows == 0]:
             raise refuse(
                 pointer,
-                f"label {_quoted(empty)} has 0 training rows; {name} by frequency would divide by zero. Add rows of "
+                f"label {quoted(empty)} has 0 training rows; {name} by frequency would divide by zero. Add rows of "
                 "it, take smaller shares for validation and test, or give a weight for every label.",
                 "label_without_rows",
             )
@@ -104,9 +104,9 @@ def _check_label_weights(pointer: str, name: str, weights: Any, train_counts: Ma
     if missing or unknown:
         said = []
         if missing:
-            said.append(f"lacks {_quoted(missing)}")
+            said.append(f"lacks {quoted(missing)}")
         if unknown:
-            said.append(f"has unknown {_quoted(unknown)}")
+            said.append(f"has unknown {quoted(unknown)}")
         hint = did_you_mean(unknown[0], missing or labels) if unknown else ""
         raise refuse(pointer, f"{name} {' and '.join(said)}; labels are {', '.join(labels)}.{hint}", "unknown_label")
 
@@ -172,7 +172,7 @@ def _check_imbalance(pointer: str, loss: LossSpec, train_counts: Mapping[str, in
     if empty := [label for label, rows in train_counts.items() if rows == 0]:
         raise refuse(
             f"{pointer}/type",
-            f"label {_quoted(empty)} has 0 training rows, and '{loss.type}' needs each label's frequency. Add rows "
+            f"label {quoted(empty)} has 0 training rows, and '{loss.type}' needs each label's frequency. Add rows "
             "of it, or take smaller shares for validation and test.",
             "label_without_rows",
         )
@@ -228,8 +228,3 @@ def _head_of(loss: LossSpec, task: TaskType) -> tuple[Any, ...]:
 def _some(task: TaskType, without: set[str]) -> str:
     names = [name for name in losses_for(task) if name not in without]
     return ", ".join(names[:6])
-
-
-def _quoted(labels: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(f"'{label}'" for label in labels[:most])
-    return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"

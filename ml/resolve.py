@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ml.data.splits import Part, split_rows
 from ml.loss_checks import check_loss
-from ml.specs.errors import did_you_mean, refuse
+from ml.specs.errors import did_you_mean, quoted, refuse
 from ml.specs.facts import BaseFacts, DatasetFacts
 from ml.specs.job import EarlyStopping, JobSpec
 from ml.specs.losses.base import LossSpec, TaskType
@@ -21,6 +21,7 @@ from ml.specs.losses.table import LOSS_SPECS
 from ml.specs.tasks import MultiLabel, Ordinal, Regression, Task, TextClassification
 from ml.tasks.build import TaskState
 from ml.tasks.cells import CellKind, count_labels, kind_of_cells, to_distribution, to_list, to_number
+from ml.tasks.readings import has_probabilities
 
 Cells = Mapping[str, Sequence[str | None]]
 
@@ -31,9 +32,6 @@ DEFAULT_LOSS: dict[TaskType, str] = {
     "ordinal": "cross_entropy",
 }
 
-
-# Readings whose scores are no probabilities until they are calibrated by platt.
-SCORES = ("scores", "score_pair", "multi_scores", "rank")
 
 _LABEL_METRICS = ("accuracy", "macro_f1", "micro_f1", "mcc", "roc_auc", "average_precision", "loss", "ece", "brier")
 METRICS: dict[TaskType, tuple[str, ...]] = {
@@ -326,7 +324,7 @@ def _resolve_early_stopping(spec: JobSpec, state: TaskState) -> EarlyStopping | 
     if stopping is None:
         return None
     metric = stopping.metric or DEFAULT_METRIC[state.type]
-    is_sure = state.type == "multi_label" or state.reading not in SCORES
+    is_sure = state.type == "multi_label" or has_probabilities(state.reading)
     measured = [name for name in METRICS[state.type] if is_sure or name not in ("loss", "ece", "brier")]
     if metric not in measured:
         raise refuse(
@@ -373,7 +371,7 @@ def _fill_in(spec: JobSpec, task: Task, loss: Any, labels: Sequence[str], state:
 def _fill_in_evaluation(spec: JobSpec, state: TaskState) -> Any:
     given = spec.evaluation
     calibrate = given.calibrate
-    if state.type == "regression" or (calibrate == "temperature" and state.reading in SCORES):
+    if state.type == "regression" or (calibrate == "temperature" and not has_probabilities(state.reading)):
         if state.type != "regression" and "calibrate" in given.model_fields_set:
             raise refuse(
                 "/evaluation/calibrate",
@@ -389,9 +387,3 @@ def _default_learning_rate(spec: JobSpec, base: BaseFacts) -> float:
     if spec.tuning.type == "frozen":
         return 1e-2
     return 1e-4 if base.hidden_size <= 512 else 3e-5
-
-
-def quoted(labels: Sequence[str], most: int = 10) -> str:
-    """Labels in quotes, the first few."""
-    shown = ", ".join(f"'{label}'" for label in labels[:most])
-    return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml.specs.losses.base import LossSpec, TaskType
+from ml.tasks.readings import has_probabilities as reads_probabilities
 
 
 class LossBody(BaseModel):
@@ -28,9 +29,6 @@ class LossBody(BaseModel):
     example: dict[str, Any] = Field(description="Runs as it stands in a job spec's `loss`.")
 
 
-_SCORES_ONLY = ("scores", "score_pair", "multi_scores", "rank")
-
-
 def loss_body(name: str, spec: type[LossSpec]) -> LossBody:
     """The body of a spec class."""
     defaults = {
@@ -47,7 +45,7 @@ def loss_body(name: str, spec: type[LossSpec]) -> LossBody:
         tasks=list(spec.tasks()),
         is_auxiliary=bool(spec.auxiliary_for),
         needs=sorted(spec.needs),
-        has_probabilities={task: reading not in _SCORES_ONLY for task, reading in spec.readings.items()},
+        has_probabilities={task: reads_probabilities(reading) for task, reading in spec.readings.items()},
         paper=spec.paper,
         schema=spec.model_json_schema(),
         defaults=defaults,

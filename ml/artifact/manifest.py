@@ -34,10 +34,10 @@ def publish_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
         manifest = temporary / MANIFEST
         content = {**facts, "files": files}
         manifest.write_text(json.dumps({**content, "sha256": _digest(content)}, indent=1, sort_keys=True))
-        _flush(manifest)
-        _flush(temporary)
+        flush(manifest)
+        flush(temporary)
         temporary.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
         verify_folder(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -116,7 +116,8 @@ def _describe(path: Path, *, flush: bool) -> dict[str, Any]:
         return {"bytes": file.tell(), "sha256": digest}
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

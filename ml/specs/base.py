@@ -21,3 +21,8 @@ class Spec(BaseModel):
                 context = {"field": str(unknown[0]), "known": known}
                 raise PydanticCustomError("unknown_field", "unknown field '{field}'", context)
         return value
+
+
+def spell_out(value: Any) -> Any:
+    """A bare name stands for an object of that type: "focal" for {"type": "focal"}."""
+    return {"type": value} if isinstance(value, str) else value

@@ -58,6 +58,12 @@ def show(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
+def quoted(labels: Sequence[str], most: int = 10) -> str:
+    """Labels in quotes, the first few."""
+    shown = ", ".join(f"'{label}'" for label in labels[:most])
+    return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"
+
+
 def explain(errors: Sequence[Any], body: object) -> list[Problem]:
     """Turn pydantic's errors over `body` into problems with pointers into that body."""
     problems: dict[str, Problem] = {}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from ml.specs.base import Spec
+from ml.specs.base import Spec, spell_out
 from ml.specs.evaluation import Evaluation
 from ml.specs.losses.composition import Loss
 from ml.specs.tasks import Task
@@ -57,15 +57,11 @@ class FrozenTuning(Spec):
     type: Literal["frozen"]
 
 
-def _spell_out(value: Any) -> Any:
-    return {"type": value} if isinstance(value, str) else value
-
-
 def _adamw_by_default(value: Any) -> Any:
-    return {"type": "adamw", **value} if isinstance(value, dict) else _spell_out(value)
+    return {"type": "adamw", **value} if isinstance(value, dict) else spell_out(value)
 
 
-Tuning = Annotated[FullTuning | FrozenTuning, Field(discriminator="type"), BeforeValidator(_spell_out)]
+Tuning = Annotated[FullTuning | FrozenTuning, Field(discriminator="type"), BeforeValidator(spell_out)]
 
 LearningRate = Annotated[
     float | None,

@@ -176,6 +176,11 @@ LABEL_READINGS: dict[str, type[LabelReading]] = {
 }
 
 
+def has_probabilities(kind: str) -> bool:
+    """Whether a reading of labels gives probabilities; what reads no labels has nothing to say against it."""
+    return kind not in LABEL_READINGS or LABEL_READINGS[kind].has_probabilities
+
+
 @dataclass(frozen=True)
 class ValueReading:
     """Outputs as one number: (N, H) → (N,), in the units that were trained on."""

@@ -22,8 +22,8 @@ from ml.inference.classifier import OnnxClassifier, open_session
 from ml.losses.base import LossContext, Targets
 from ml.losses.objective import Objective
 from ml.models.classifier import FeatureHead, MeanPooledEncoder, NativeClassifier, load_encoder, load_native
-from ml.resolve import Resolved, main_loss, needed_headers, quoted, resolve
-from ml.specs.errors import explain_validation, refuse
+from ml.resolve import Resolved, main_loss, needed_headers, resolve
+from ml.specs.errors import explain_validation, quoted, refuse
 from ml.specs.facts import Columns
 from ml.specs.job import JobSpec
 from ml.specs.losses.auxiliary import SOFTMAX_READINGS, KdSpec

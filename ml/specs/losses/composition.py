@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from ml.specs.base import Spec
+from ml.specs.base import Spec, spell_out
 from ml.specs.losses.table import AnyLoss
 
 
@@ -36,11 +36,7 @@ Weight = Annotated[
 ]
 
 
-def _spell_out(value: Any) -> Any:
-    return {"type": value} if isinstance(value, str) else value
-
-
-OneLoss = Annotated[AnyLoss, BeforeValidator(_spell_out)]
+OneLoss = Annotated[AnyLoss, BeforeValidator(spell_out)]
 
 
 class Term(Spec):
@@ -108,7 +104,7 @@ class RlwCombine(Combine):
 AnyCombine = Annotated[
     FixedCombine | NormalizedCombine | UncertaintyCombine | DwaCombine | GradNormCombine | PcGradCombine | RlwCombine,
     Field(discriminator="type"),
-    BeforeValidator(_spell_out),
+    BeforeValidator(spell_out),
 ]
 
 
