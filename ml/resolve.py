@@ -14,7 +14,7 @@ from ml.data.splits import Part, split_rows
 from ml.loss_checks import check_loss
 from ml.specs.errors import did_you_mean, quoted, refuse
 from ml.specs.facts import BaseFacts, DatasetFacts
-from ml.specs.job import EarlyStopping, JobSpec
+from ml.specs.job import EarlyStopping, JobSpec, Setup
 from ml.specs.losses.base import LossSpec, TaskType
 from ml.specs.losses.composition import terms_of
 from ml.specs.losses.table import LOSS_SPECS
@@ -68,7 +68,7 @@ class Resolved:
         return int((self.parts == Part.TRAIN).sum())
 
 
-def needed_headers(spec: JobSpec, facts: DatasetFacts) -> list[str]:
+def needed_headers(spec: Setup, facts: DatasetFacts) -> list[str]:
     """The columns that `resolve` must see: label, split and groups."""
     named = (facts.columns.label, facts.columns.split, facts.columns.group, spec.split.group_column)
     return [header for header in dict.fromkeys(named) if header is not None and header in facts.headers]
@@ -90,7 +90,7 @@ def resolve(spec: JobSpec, facts: DatasetFacts, base: BaseFacts, cells: Cells) -
     group_header = spec.split.group_column or (None if needs_groups else facts.columns.group)
     parts = split_rows(
         spec.split,
-        spec.training.seed,
+        spec.training.seed if spec.split.seed is None else spec.split.seed,
         _strata(task, kind, label_cells),
         cells[facts.columns.split] if facts.columns.split else None,
         cells[group_header] if group_header else None,
@@ -323,17 +323,23 @@ def _resolve_early_stopping(spec: JobSpec, state: TaskState) -> EarlyStopping | 
     stopping = spec.training.early_stopping
     if stopping is None:
         return None
-    metric = stopping.metric or DEFAULT_METRIC[state.type]
+    metric = resolve_metric(stopping.metric, state, "/training/early_stopping/metric")
+    return stopping.model_copy(update={"metric": metric})
+
+
+def resolve_metric(given: str | None, state: TaskState, pointer: str) -> str:
+    """A metric that is measured of every model of this task and loss; None takes the task's own."""
+    metric = given or DEFAULT_METRIC[state.type]
     is_sure = state.type == "multi_label" or has_probabilities(state.reading)
     measured = [name for name in METRICS[state.type] if is_sure or name not in ("loss", "ece", "brier")]
     if metric not in measured:
         raise refuse(
-            "/training/early_stopping/metric",
+            pointer,
             f"'{metric}' is not measured for task '{state.type}' with this loss.{did_you_mean(metric, measured)} "
             f"There are: {', '.join(measured)}.",
             "unknown_metric",
         )
-    return stopping.model_copy(update={"metric": metric})
+    return metric
 
 
 def _check_length(spec: JobSpec, base: BaseFacts) -> None:

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from app.jobs.states import SHORT_QUEUE, Kind
+from app.jobs.states import SHORT_QUEUE
+from ml.specs.job import JobKind
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Slot:
     name: str
     queues: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    kinds: tuple[Kind, ...] = ("training",)
+    kinds: tuple[JobKind, ...] = ("training", "comparison")
 
 
 # Every worker has it beside its training slots, so that a dry run does not wait for hours. It leaves the GPUs to them.

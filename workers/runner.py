@@ -31,9 +31,9 @@ from app.settings import Settings
 from app.storage import FileStore
 from ml.artifact.description import read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
+from ml.specs.comparison import Comparison
 from ml.specs.job import JobSpec
-from ml.specs.losses.auxiliary import KdSpec
-from ml.specs.losses.composition import terms_of
+from ml.specs.losses.composition import Loss, teachers_of
 from workers.child import TrainerProcess
 from workers.events import EventTail
 
@@ -158,7 +158,7 @@ class _Run:
         _write_json(
             self.folder / "run.json",
             {
-                "mode": "train" if job.kind == "training" else job.kind,
+                "kind": job.kind,
                 "base_models": {name: str(path) for name, path in self.settings.base_models.items()},
                 "dataset_sha256": dataset.sha256,
                 "teachers": self.teachers(job),
@@ -184,17 +184,15 @@ class _Run:
 
     def teachers(self, job: JobRow) -> dict[str, tuple[str, str]]:
         """The folders of the models that the job's loss learns from, by id."""
-        spec = JobSpec.model_validate(job.spec)
         found: dict[str, tuple[str, str]] = {}
-        for term in terms_of(spec.loss) if spec.loss else ():
-            if isinstance(term.loss, KdSpec):
-                with self.database.read() as session:
-                    model = models.find(session, job.project_id, term.loss.teacher)
-                if model is None:
-                    raise FileNotFoundError(f"the teacher {term.loss.teacher}")
-                artifact = self.store.local_path(model.folder)
-                runtime = self.store.local_path(model.base_folder) if model.base_folder else artifact
-                found[model.id] = (str(artifact), str(runtime))
+        for name in {name for loss in _losses_of(job) for name in teachers_of(loss).values()}:
+            with self.database.read() as session:
+                model = models.find(session, job.project_id, name)
+            if model is None:
+                raise FileNotFoundError(f"the teacher {name}")
+            artifact = self.store.local_path(model.folder)
+            runtime = self.store.local_path(model.base_folder) if model.base_folder else artifact
+            found[name] = (str(artifact), str(runtime))
         return found
 
     def sweep(self, kept: set[str]) -> None:
@@ -447,6 +445,14 @@ class _Told:
         if (name := data.pop("checkpoint", None)) is not None:
             data["checkpoint_id"] = self._checkpoint_ids.get(name)
         self.events.append(Event(line["type"], line["message"], data, line["level"], line["created_at"]))
+
+
+def _losses_of(job: JobRow) -> list[Loss]:
+    """What a job trains with."""
+    if job.kind == "comparison":
+        return Comparison.model_validate(job.spec).losses
+    loss = JobSpec.model_validate(job.spec).loss
+    return [] if loss is None else [loss]
 
 
 def _how_it_ended(status: int) -> str:

@@ -19,7 +19,7 @@ from app.jobs.schemas import CheckpointBody, EventBody, JobBody, JobValidation, 
 from app.jobs.service import parse_event_id
 from app.jobs.states import ENDED, ShownStatus
 from app.jobs.stream import EventStream
-from ml.specs.job import JobSpec
+from ml.specs.job import JobKind, JobSpec
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -39,7 +39,7 @@ def create_job(
     Only `dataset` is required. The reply holds the resolved spec: every default filled in. A spec that cannot work is
     refused with 422 before anything is queued, with a JSON pointer to what is wrong and how to mend it.
     """
-    row = services.jobs.submit(caller, spec, idempotency_key)
+    row = services.jobs.submit(caller, spec, idempotency_key, kind="training")
     response.headers["Location"] = f"/v1/jobs/{row.id}"
     return JobBody.of(row)
 
@@ -96,7 +96,7 @@ def list_jobs(
     metadata: MetadataFilter,
     status: Annotated[ShownStatus | None, Query(description="As shown in a job.")] = None,
     dataset: Annotated[str | None, Query(description="Id of a dataset.")] = None,
-    kind: Annotated[str, Query(description="Kind of job.")] = "training",
+    kind: Annotated[JobKind, Query(description="Kind of job.")] = "training",
 ) -> Page[JobBody]:
     """The project's jobs, the newest first. `metadata[key]=value` filters by your own pairs."""
     wanted = {"kind": kind, "status": status, "dataset_id": dataset}

@@ -8,7 +8,7 @@ from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
 from app.http.errors import ErrorDetail
 from app.jobs.estimate import Estimate
 from app.jobs.states import shown_status
-from ml.training.report import DryRunReport
+from ml.training.report import ComparisonReport, DryRunReport
 
 
 class Progress(BaseModel):
@@ -27,7 +27,7 @@ class JobBody(BaseModel):
 
     id: str = Field(examples=["job_019a8f3c2b7e5f0a1b2c3d4e5f60718"])
     object: Literal["job"] = "job"
-    kind: str = Field(description="training or dry_run; more kinds may come.")
+    kind: str = Field(description="training, dry_run or comparison; more kinds may come.")
     name: str
     status: str = Field(
         description="queued, running, succeeded, failed, cancelled or paused; cancelling or pausing while a running "
@@ -36,7 +36,9 @@ class JobBody(BaseModel):
     dataset: str
     spec: dict[str, Any] = Field(description="The resolved spec: every default filled in.")
     model_id: str | None = Field(description="The model it published, once it succeeded.")
-    result: DryRunReport | None = Field(description="What a dry run found; null for a training.")
+    result: DryRunReport | ComparisonReport | None = Field(
+        description="What a dry run or a comparison found; null for a training, and until there is one."
+    )
     error: ErrorDetail | None
     attempts: int = Field(description="Attempts that ended badly without a new checkpoint.")
     progress: Progress
@@ -59,7 +61,7 @@ class JobBody(BaseModel):
             dataset=row.dataset_id,
             spec=row.spec,
             model_id=row.model_id,
-            result=None if row.result is None else DryRunReport.model_validate(row.result),
+            result=None if row.result is None else _REPORTS[row.kind].model_validate(row.result),
             error=None if row.error is None else ErrorDetail.model_validate(row.error),
             attempts=row.attempts,
             progress=Progress.model_validate(row.progress),
@@ -71,6 +73,12 @@ class JobBody(BaseModel):
             finished_at=row.finished_at,
             metadata=row.extra,
         )
+
+
+_REPORTS: dict[str, type[DryRunReport | ComparisonReport]] = {
+    "dry_run": DryRunReport,
+    "comparison": ComparisonReport,
+}
 
 
 class JobValidation(BaseModel):

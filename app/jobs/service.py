@@ -4,7 +4,7 @@ It knows no HTTP and no torch.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -21,15 +21,17 @@ from app.jobs import repository
 from app.jobs.estimate import estimate
 from app.jobs.repository import status_event
 from app.jobs.schemas import JobValidation
-from app.jobs.states import ENDED, SHORT_QUEUE, Kind, shown_status
+from app.jobs.states import ENDED, SHORT_QUEUE, shown_status
 from app.keys.service import Caller
 from app.models.service import ModelService
 from app.queue import JobQueue
-from ml.resolve import Resolved, needed_headers, resolve
+from ml.comparisons import resolve_comparison
+from ml.resolve import Cells, Resolved, needed_headers, resolve
+from ml.specs.comparison import Comparison
 from ml.specs.errors import SpecError, refuse
-from ml.specs.job import JobSpec
-from ml.specs.losses.auxiliary import KdSpec
-from ml.specs.losses.composition import term_id, terms_of
+from ml.specs.facts import BaseFacts, DatasetFacts
+from ml.specs.job import JobKind, JobSpec, Setup
+from ml.specs.losses.composition import teachers_of, term_id, terms_of
 from ml.tasks.class_weights import weigh_labels
 
 
@@ -53,14 +55,16 @@ class JobService:
         self._models = models
         self._training_queue = training_queue
 
-    def submit(self, caller: Caller, spec: JobSpec, idempotency_key: str | None, *, kind: Kind = "training") -> JobRow:
+    def submit(
+        self, caller: Caller, spec: JobSpec | Comparison, idempotency_key: str | None, *, kind: JobKind
+    ) -> JobRow:
         """Check a spec against its dataset and queue it. Raises SpecError; what it returns is stored."""
         request = {"kind": kind, "spec": spec.model_dump(mode="json")}
         idempotency = idempotency_of(caller, idempotency_key, request)
         with self._database.read() as session:
             if (earlier := find_created(session, JobRow, idempotency)) is not None:
                 return earlier
-        row = self._new_row(caller, self._resolve(caller, spec), kind)
+        row = self._new_row(caller, kind, *self._fill_in(caller, spec))
 
         def insert(session: Session) -> JobRow:
             # The dataset may have been deleted since it was read; from here on the job keeps it.
@@ -163,50 +167,58 @@ class JobService:
             self._find(session, project_id, job_id)
             return repository.list_checkpoints(session, job_id, page)
 
+    def _fill_in(self, caller: Caller, spec: JobSpec | Comparison) -> tuple[Setup, Sequence[str]]:
+        """The spec with nothing left open, and warnings. Raises SpecError."""
+        if isinstance(spec, JobSpec):
+            resolved = self._resolve(caller, spec)
+            return resolved.spec, resolved.warnings
+        comparison = resolve_comparison(spec, *self._look_up(caller, spec))
+        for place, arm in enumerate(comparison.arms):
+            self._check_teachers(caller, arm, f"/losses/{place}")
+        return comparison.spec, comparison.warnings
+
     def _resolve(self, caller: Caller, spec: JobSpec) -> Resolved:
+        resolved = resolve(spec, *self._look_up(caller, spec))
+        self._check_teachers(caller, resolved, "/loss")
+        return resolved
+
+    def _look_up(self, caller: Caller, spec: Setup) -> tuple[DatasetFacts, BaseFacts, Cells]:
+        """What a spec is resolved against."""
         base = self._base_models.get(spec.model)
         try:
             dataset = self._datasets.get_row(caller.project_id, spec.dataset)
         except NotFoundError as error:
             raise _no_dataset(spec) from error
         facts = self._datasets.facts(dataset)
-        cells = self._datasets.read_column_values(dataset, needed_headers(spec, facts))
-        resolved = resolve(spec, facts, base, cells)
-        self._check_teachers(caller, resolved)
-        return resolved
+        return facts, base, self._datasets.read_column_values(dataset, needed_headers(spec, facts))
 
-    def _check_teachers(self, caller: Caller, resolved: Resolved) -> None:
+    def _check_teachers(self, caller: Caller, resolved: Resolved, pointer: str) -> None:
         """A teacher must be a model of this project that is read as the new one will be, over the same labels."""
         assert resolved.spec.loss is not None, "a resolved spec has a loss"
-        for term in terms_of(resolved.spec.loss):
-            if not isinstance(term.loss, KdSpec):
-                continue
+        for place, teacher in teachers_of(resolved.spec.loss).items():
             try:
-                task = self._models.get_row(caller.project_id, term.loss.teacher).description["task"]
+                task = self._models.get_row(caller.project_id, teacher).description["task"]
             except NotFoundError as error:
-                raise refuse(
-                    "/loss", f"there is no model '{term.loss.teacher}' to teach.", "model_not_found"
-                ) from error
+                raise refuse(pointer + place, f"there is no model '{teacher}' to teach.", "model_not_found") from error
             if (task["labels"], task["reading"]) != (resolved.state.labels, resolved.state.reading):
                 raise refuse(
-                    "/loss",
-                    f"the teacher '{term.loss.teacher}' knows the labels {', '.join(task['labels'])} (read as "
+                    pointer + place,
+                    f"the teacher '{teacher}' knows the labels {', '.join(task['labels'])} (read as "
                     f"{task['reading']}), and this job has {', '.join(resolved.state.labels)} "
                     f"({resolved.state.reading}): they must be the same, in the same order.",
                     "teacher_does_not_fit",
                 )
 
-    def _new_row(self, caller: Caller, resolved: Resolved, kind: Kind) -> JobRow:
-        spec = resolved.spec
+    def _new_row(self, caller: Caller, kind: JobKind, spec: Setup, warnings: Sequence[str]) -> JobRow:
         return JobRow(
             id=new_id("job"),
             project_id=caller.project_id,
             kind=kind,
-            queue=self._training_queue if kind == "training" else SHORT_QUEUE,
+            queue=SHORT_QUEUE if kind == "dry_run" else self._training_queue,
             name=spec.name,
             dataset_id=spec.dataset,
             spec=spec.model_dump(mode="json"),
-            warnings=list(resolved.warnings),
+            warnings=list(warnings),
             extra=spec.metadata,
             status="queued",
             fence=0,
@@ -232,7 +244,7 @@ class JobService:
         return row
 
 
-def _no_dataset(spec: JobSpec) -> SpecError:
+def _no_dataset(spec: Setup) -> SpecError:
     return refuse("/dataset", f"there is no dataset '{spec.dataset}'.", "dataset_not_found")
 
 

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-Kind = Literal["training", "dry_run"]
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ShownStatus = Literal[Status, "cancelling", "pausing"]
 Wish = Literal["cancel", "pause"]

@@ -40,6 +40,10 @@ class TokenTable:
         """Other texts, for the same network."""
         return TokenTable(folder, texts, max_length, pad_id=self.pad_id, has_types=self.has_types)
 
+    def used_ids(self) -> NDArray[np.int64]:
+        """The ids that occur, padding among them, ascending."""
+        return np.union1d(self._ids, [self.pad_id]).astype(np.int64)
+
     def inputs_of(self, rows: Rows) -> dict[str, Tensor]:
         """The network's inputs for these rows, each (B, L) int64."""
         longest = int(self.lengths[rows].max())

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from ml.models.heads import as_linear, build_head
 from ml.models.outputs import Outputs
+from ml.models.vocabulary import CompactVocabulary
 from ml.specs.losses.base import Head
 
 
@@ -24,7 +25,7 @@ def load_native(
 
     width: outputs of the head. labels: written into the config where there is one for each output.
     """
-    config = _read_config(base, dropout)
+    config = read_config(base, dropout)
     config.num_labels = width
     if len(labels) == width:
         config.id2label = dict(enumerate(labels))
@@ -37,7 +38,7 @@ def load_native(
 
 def load_encoder(base: Path) -> "MeanPooledEncoder":
     """A base model that turns a text into one vector, in eval mode, nothing trainable."""
-    config = _read_config(base, None)
+    config = read_config(base)
     model = AutoModel.from_pretrained(
         base, config=config, local_files_only=True, dtype=torch.float32, use_safetensors=True
     )
@@ -54,6 +55,7 @@ class NativeClassifier(nn.Module):
         if head != "linear":
             self.set_head(build_head(head, last.in_features, last.out_features, scale))
         self._features: Tensor | None = None
+        self._vocabulary: CompactVocabulary | None = None
         self._watch_head()
 
     @property
@@ -78,6 +80,17 @@ class NativeClassifier(nn.Module):
         logits = self.model(**inputs).logits
         assert self._features is not None, "the head was called"
         return Outputs(logits, self._features)
+
+    def compact_words(self, used: Tensor) -> None:
+        """Keep the word embeddings of these ids only: see `ml.models.vocabulary`."""
+        if type(self.model.get_input_embeddings()) is nn.Embedding:  # another kind may do more than look up
+            self._vocabulary = CompactVocabulary(self.model, used)
+
+    def restore_words(self, factor: float) -> None:
+        """Put the others back, times `factor`."""
+        if self._vocabulary is not None:
+            self._vocabulary.restore(factor)
+            self._vocabulary = None
 
     @contextmanager
     def watched_words(self) -> Iterator[list[Tensor]]:
@@ -145,7 +158,8 @@ def _last_linear(model: nn.Module, outputs: int) -> tuple[str, nn.Linear]:
     return found[-1]
 
 
-def _read_config(base: Path, dropout: float | None) -> Any:
+def read_config(base: Path, dropout: float | None = None) -> Any:
+    """A base model's config; `dropout` takes the place of every dropout probability in it."""
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     if dropout is not None:
         for name in _DROPOUTS:

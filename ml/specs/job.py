@@ -24,6 +24,9 @@ Metadata = Annotated[
 ]
 Count = Annotated[int, Field(ge=1)]
 
+# What is done with a spec. The last is one of several losses: see ml.specs.comparison.
+JobKind = Literal["training", "dry_run", "comparison"]
+
 
 class Split(Spec):
     """How rows are divided. A dataset's split column comes first: a part it names is taken from it."""
@@ -34,6 +37,7 @@ class Split(Spec):
     group_column: str | None = Field(
         None, description="Rows with the same value in this column stay in one part (then nothing is stratified)."
     )
+    seed: int | None = Field(None, ge=0, le=2**32 - 1, description="Draws the parts. Null: training.seed.")
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "Split":
@@ -126,7 +130,20 @@ class Training(Spec):
     seed: int = Field(17, ge=0, le=2**32 - 1)
 
 
-class JobSpec(Spec):
+class Setup(Spec):
+    """What is trained, on what and how, whatever the loss."""
+
+    name: str = Field("", max_length=200)
+    model: str = Field("minilm", min_length=1, max_length=200, description="A base model: see GET /v1/base_models.")
+    dataset: str = Field(min_length=1, max_length=200, description="Id of a dataset.")
+    task: Task | None = Field(None, description="Null: found out from the dataset's columns.")
+    split: Split = Split()
+    tuning: Tuning = Field(FullTuning(type="full"))
+    training: Training = Training()
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class JobSpec(Setup):
     """A training job. Only `dataset` is required."""
 
     model_config = ConfigDict(
@@ -143,17 +160,9 @@ class JobSpec(Spec):
         }
     )
 
-    name: str = Field("", max_length=200)
-    model: str = Field("minilm", min_length=1, max_length=200, description="A base model: see GET /v1/base_models.")
-    dataset: str = Field(min_length=1, max_length=200, description="Id of a dataset.")
-    task: Task | None = Field(None, description="Null: found out from the dataset's columns.")
-    split: Split = Split()
     loss: Loss | None = Field(
         None,
         description='A loss by its type, e.g. {"type": "focal", "gamma": 2}, or just its name, or several: '
         '{"terms": [{"loss": …, "weight": …}], "combine": …}. Null: cross_entropy, bce or mse, by the task.',
     )
-    tuning: Tuning = Field(FullTuning(type="full"))
-    training: Training = Training()
     evaluation: Evaluation = Evaluation()
-    metadata: Metadata = Field(default_factory=dict)

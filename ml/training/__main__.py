@@ -1,4 +1,6 @@
-"""`python -m ml.training RUN_DIR`: train, or try, what the directory asks for, with or without the service around it.
+"""`python -m ml.training RUN_DIR`: train, try or compare what the directory asks for.
+
+It needs no service around it.
 
 Exit status: 0 done · 75 stopped with a checkpoint · 77 out of memory by its own limit · 78 non-finite loss ·
 79 bad spec or data. A signal, or another status, is a crash.
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> int:
     try:
         placement = run.read_placement()
         _settle_in(placement)
-        work = _dry_run if placement.mode == "dry_run" else _train
+        work = {"training": _train, "dry_run": _dry_run, "comparison": _compare}[placement.kind]
         work(run, placement, stopping)
     except StoppedError as error:
         log.info("%s", error)
@@ -119,6 +121,35 @@ def _dry_run(run: RunDirectory, placement: Placement, stopping: threading.Event)
     for warning in report.warnings:
         run.tell("message", warning, level="warning")
     run.write_result(report)
+
+
+def _compare(run: RunDirectory, placement: Placement, stopping: threading.Event) -> None:
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from ml.comparisons import resolve_comparison
+    from ml.specs.comparison import Comparison
+    from ml.training.compare import compare
+    from ml.training.machine import look_around
+    from ml.training.prepare import Corpus
+
+    disable_progress_bar()
+    given = run.read_spec(Comparison)
+    corpus = Corpus(run, placement, given)
+    comparison = resolve_comparison(given, corpus.facts, corpus.base_facts, corpus.cells)
+    for warning in comparison.warnings:
+        run.tell("message", warning, level="warning")
+    machine = look_around(comparison.spec.training, placement.threads)
+    torch.set_num_threads(machine.threads)
+    fingerprint = {
+        "spec": comparison.spec.model_dump(mode="json", exclude={"name", "metadata"}),
+        "rows": len(corpus.tokens.lengths),
+        "dataset_sha256": placement.dataset_sha256,
+        "base_sha256": corpus.base_sha256,
+    }
+    report = compare(run, corpus, comparison, machine, fingerprint, stopping.is_set)
+    run.write_result(report)
+    run.tell("message", report.conclusion)
 
 
 def _settle_in(placement: Placement) -> None:

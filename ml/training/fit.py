@@ -18,11 +18,19 @@ from ml.artifact.manifest import newest_verified
 from ml.bases import small_files
 from ml.data.batches import Rows, plan_epoch, steps_per_epoch
 from ml.data.splits import Part
+from ml.models.classifier import NativeClassifier
+from ml.tasks.base import Task
 from ml.tasks.build import TaskState, fitted_state
 from ml.training.checkpoint import Position, differences, load_checkpoint, save_checkpoint, trainable_state
 from ml.training.errors import NonFiniteLossError, StoppedError
 from ml.training.machine import Machine
-from ml.training.optimizers import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
+from ml.training.optimizers import (
+    build_optimizer,
+    clip_gradients,
+    decay_of_untouched,
+    learning_rate_factor,
+    set_learning_rate,
+)
 from ml.training.prepare import Prepared, encode_features, logits_of
 from ml.training.run import RunDirectory
 from ml.training.step import Examples, StepReport, backward_step
@@ -40,6 +48,8 @@ class Fitted:
     report: dict[str, Any]  # of the test part, else of the validation part
     steps: int
     state: TaskState  # with what was fitted
+    task: Task  # the same
+    answers: tuple[NDArray[np.float32], NDArray[Any]]  # outputs (N, H) and targets of the reported part; or none
 
 
 def fit(
@@ -56,7 +66,9 @@ def fit(
         loop.validate()
         loop.save_if_due()
     loop.take_best()
-    return loop.evaluate()
+    fitted = loop.evaluate()
+    loop.restore_words()
+    return fitted
 
 
 class _Loop:
@@ -91,6 +103,8 @@ class _Loop:
         self.speed = _Speed()
 
     def _examples(self) -> Examples:
+        if self.prepared.features is not None:
+            return self.prepared.features
         if self.prepared.encoder is None:
             return self.prepared.tokens
 
@@ -238,14 +252,21 @@ class _Loop:
         if self.best is not None:
             self.network.load_state_dict(self.best, strict=False)
 
+    def restore_words(self) -> None:
+        """Put the words back that no text holds, decayed as if they had been there all the time."""
+        if isinstance(self.network, NativeClassifier):
+            made = self.position.step if self.best is None else self.position.patience.best_step
+            self.network.restore_words(decay_of_untouched(self.training, made, self.steps) or 1.0)
+
     def evaluate(self) -> Fitted:
         """Fit calibration and thresholds on validation, then measure the final weights on each part that has rows."""
         metrics: dict[str, dict[str, float]] = {}
         report: dict[str, Any] = {}
+        answers = np.zeros((0, self.task.width), np.float32), np.zeros(0)
         spec = self.prepared.spec.evaluation
         for name, rows in (("validation", self.validation_rows), ("test", self.prepared.rows_of(Part.TEST))):
             if len(rows):
-                outputs, targets = self._answers(rows)
+                answers = outputs, targets = self._answers(rows)
                 if name == "validation":
                     self.task = self.task.fitted(outputs, targets, calibrate=spec.calibrate, thresholds=spec.thresholds)
                 metrics[name] = self.task.evaluate(outputs, targets)
@@ -254,7 +275,8 @@ class _Loop:
             values = {f"test/{name}": value for name, value in test.items()}
             said = ", ".join(f"{name} {value:.4f}" for name, value in test.items())
             self.run.tell("metrics", f"test: {said}", {"step": self.position.step, "values": values})
-        return Fitted(metrics, report, self.position.step, fitted_state(self.prepared.resolved.state, self.task))
+        state = fitted_state(self.prepared.resolved.state, self.task)
+        return Fitted(metrics, report, self.position.step, state, self.task, answers)
 
     def save_if_due(self) -> None:
         """Write a checkpoint when the last one is old enough."""

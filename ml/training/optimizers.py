@@ -1,12 +1,14 @@
 """Optimizers by their spec, and the learning rate over the steps."""
 
+import math
+
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from ml.specs.job import AdamW as AdamWSpec
 from ml.specs.job import Optimizer as OptimizerSpec
-from ml.specs.job import Schedule
+from ml.specs.job import Schedule, Training
 
 
 def build_optimizer(spec: OptimizerSpec, network: nn.Module, objective: nn.Module) -> Optimizer:
@@ -36,6 +38,18 @@ def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
     if schedule.type == "constant":
         return 1.0
     return (steps - step) / max(1, steps - warmup)
+
+
+def decay_of_untouched(training: Training, made: int, steps: int) -> float | None:
+    """What `made` of `steps` steps multiply a decayed weight by that never has a gradient; None where they do more."""
+    optimizer = training.optimizer
+    if optimizer.weight_decay == 0:
+        return 1.0
+    if not isinstance(optimizer, AdamWSpec):
+        return None  # the decay is a gradient then, and gathers momentum
+    assert optimizer.learning_rate is not None, "a resolved spec has a learning rate"
+    rate = optimizer.learning_rate * optimizer.weight_decay
+    return math.prod(1 - rate * learning_rate_factor(training.schedule, step, steps) for step in range(made))
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

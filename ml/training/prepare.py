@@ -1,14 +1,13 @@
 """From a run directory to everything the loop needs: rows, split, tokens or features, network, loss."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ml.artifact.description import ONNX
@@ -21,19 +20,82 @@ from ml.data.tokens import FeatureTable, TokenTable
 from ml.inference.classifier import OnnxClassifier, open_session
 from ml.losses.base import LossContext, Targets
 from ml.losses.objective import Objective
-from ml.models.classifier import FeatureHead, MeanPooledEncoder, NativeClassifier, load_encoder, load_native
+from ml.models.classifier import (
+    FeatureHead,
+    MeanPooledEncoder,
+    NativeClassifier,
+    load_encoder,
+    load_native,
+    read_config,
+)
 from ml.resolve import Resolved, main_loss, needed_headers, resolve
-from ml.specs.errors import explain_validation, quoted, refuse
-from ml.specs.facts import Columns
-from ml.specs.job import JobSpec
-from ml.specs.losses.auxiliary import SOFTMAX_READINGS, KdSpec
+from ml.specs.errors import quoted, refuse
+from ml.specs.job import JobSpec, Setup
+from ml.specs.losses.auxiliary import SOFTMAX_READINGS
 from ml.specs.losses.base import LossSpec
-from ml.specs.losses.composition import Composition, terms_of
+from ml.specs.losses.composition import Composition, teachers_of
 from ml.tasks.base import Task
 from ml.tasks.build import build_task
 from ml.training.machine import Machine
+from ml.training.optimizers import decay_of_untouched
 from ml.training.run import Placement, RunDirectory
 from ml.training.step import Examples
+
+
+class Corpus:
+    """A dataset and a base model, read once for every run over them: rows, texts, tokens."""
+
+    def __init__(self, run: RunDirectory, placement: Placement, setup: Setup) -> None:
+        self.placement = placement
+        self.facts = run.read_facts()
+        self.base = find_base(setup.model, placement.base_models)
+        self.base_facts = read_base_facts(setup.model, self.base)
+        self.cells = read_columns(run.rows, needed_headers(setup, self.facts))
+        self._rows = run.rows
+        self._max_length = setup.training.max_length
+
+    @cached_property
+    def base_sha256(self) -> str:
+        """Of the base model."""
+        return base_sha256(self.base)
+
+    @cached_property
+    def texts(self) -> list[Text]:
+        """Of every row, pairs as pairs."""
+        columns = self.facts.columns
+        cells = read_columns(self._rows, [columns.text] + ([columns.text_pair] if columns.text_pair else []))
+        texts = [cell or "" for cell in cells[columns.text]]
+        if columns.text_pair is None:
+            return list(texts)
+        return list(zip(texts, [cell or "" for cell in cells[columns.text_pair]], strict=True))
+
+    @cached_property
+    def tokens(self) -> TokenTable:
+        """Of every text."""
+        config = read_config(self.base)
+        return TokenTable(
+            self.base,
+            self.texts,
+            self._max_length,
+            pad_id=int(config.pad_token_id or 0),
+            has_types=getattr(config, "type_vocab_size", 0) > 1,
+        )
+
+    @cached_property
+    def used_ids(self) -> NDArray[np.int64]:
+        """The ids of all texts."""
+        return self.tokens.used_ids()
+
+    def targets(self, resolved: Resolved, task: Task) -> Targets:
+        """What a loss compares with, of every row."""
+        columns = self.facts.columns
+        assert columns.label is not None, "resolve refuses a dataset without labels"
+        labels = torch.from_numpy(task.encode([cell or "" for cell in self.cells[columns.label]]))
+        groups = None
+        if resolved.groups and columns.group:
+            index = {group: i for i, group in enumerate(resolved.groups)}
+            groups = torch.tensor([index[cell or ""] for cell in self.cells[columns.group]])
+        return Targets(labels, groups, _ask_teacher(self.placement, resolved, self.texts))
 
 
 @dataclass
@@ -46,9 +108,10 @@ class Prepared:
     base_sha256: str
     tokens: TokenTable
     targets: Targets  # of every row
-    encoder: MeanPooledEncoder | None  # of a frozen run
+    encoder: MeanPooledEncoder | None  # of a frozen run that has its texts to encode
     network: NativeClassifier | FeatureHead
     objective: Objective
+    features: FeatureTable | None = None  # of a frozen run whose texts are encoded
 
     @property
     def spec(self) -> JobSpec:
@@ -62,60 +125,49 @@ class Prepared:
 
 def prepare(run: RunDirectory, placement: Placement) -> Prepared:
     """Read, check and build. Raises SpecError for a spec or data that cannot be trained on."""
-    given = run.read_spec()
-    try:
-        spec = JobSpec.model_validate(given)
-    except ValidationError as error:
-        raise explain_validation(error, given) from error
-    facts = run.read_facts()
-    base = find_base(spec.model, placement.base_models)
-    base_facts = read_base_facts(spec.model, base)
-    resolved = resolve(spec, facts, base_facts, read_columns(run.rows, needed_headers(spec, facts)))
-    spec = resolved.spec
+    spec = run.read_spec(JobSpec)
+    corpus = Corpus(run, placement, spec)
+    return assemble(corpus, resolve(spec, corpus.facts, corpus.base_facts, corpus.cells))
 
-    torch.manual_seed(spec.training.seed)  # the new head is drawn from it, then dropout
+
+def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None = None) -> Prepared:
+    """Build what a resolved spec asks for. The new head is drawn from the spec's seed, and then dropout.
+
+    features: of a frozen run whose texts are encoded already; then there is no encoder, and nothing to export.
+    """
+    spec = resolved.spec
+    torch.manual_seed(spec.training.seed)
     encoder = None
     network: NativeClassifier | FeatureHead
-    assert spec.loss is not None, "a resolved spec has a loss"
+    loss = _loss_of(resolved)
     task = build_task(resolved.state)
-    main = main_loss(spec.loss)
+    main = main_loss(loss)
     scale = float(getattr(main, "scale", 1.0))  # of a cosine head
     if spec.tuning.type == "frozen":
-        encoder = load_encoder(base)
-        network = FeatureHead(base_facts.hidden_size, task.width, main.head, scale, spec.training.dropout or 0.0)
-        config: Any = encoder.model.config
+        encoder = load_encoder(corpus.base) if features is None else None
+        network = FeatureHead(corpus.base_facts.hidden_size, task.width, main.head, scale, spec.training.dropout or 0.0)
     else:
         network = load_native(
-            base,
+            corpus.base,
             width=task.width,
             labels=tuple(resolved.state.labels),
             head=main.head,
             scale=scale,
             dropout=spec.training.dropout,
         )
-        config = network.model.config
-    texts = _read_texts(run.rows, facts.columns)
-    tokens = TokenTable(
-        base,
-        texts,
-        spec.training.max_length,
-        pad_id=int(config.pad_token_id or 0),
-        has_types=getattr(config, "type_vocab_size", 0) > 1,
-    )
+        if decay_of_untouched(spec.training, 0, 1) is not None:
+            network.compact_words(torch.from_numpy(corpus.used_ids))
     return Prepared(
         resolved=resolved,
         task=task,
-        base=base,
-        base_sha256=base_sha256(base),
-        tokens=tokens,
-        targets=replace(
-            _read_targets(run, facts.columns, task, resolved.groups),
-            teacher=_ask_teacher(placement, resolved, texts),
-        ),
+        base=corpus.base,
+        base_sha256=corpus.base_sha256,
+        tokens=corpus.tokens,
+        targets=corpus.targets(resolved, task),
         encoder=encoder,
         network=network,
         objective=Objective(
-            spec.loss,
+            loss,
             LossContext(
                 labels=resolved.state.labels,
                 train_counts=resolved.train_counts,
@@ -124,6 +176,7 @@ def prepare(run: RunDirectory, placement: Placement) -> Prepared:
                 train_rows=resolved.train_rows,
             ),
         ),
+        features=features,
     )
 
 
@@ -167,12 +220,11 @@ def logits_of(network: nn.Module, examples: Examples, rows: Rows, machine: Machi
 
 def _ask_teacher(placement: Placement, resolved: Resolved, texts: list[Text]) -> Tensor | None:
     """The teacher's logits for every row that trains (N, H), the others 0; None where no term has a teacher."""
-    asked = [(i, term.loss) for i, term in enumerate(terms_of(_loss_of(resolved))) if isinstance(term.loss, KdSpec)]
+    asked = teachers_of(_loss_of(resolved))
     if not asked:
         return None
-    ((place, kd),) = asked  # two are refused
-    teacher = kd.teacher
-    pointer = f"/loss/terms/{place}/loss/teacher"
+    ((pointer, teacher),) = asked.items()  # two are refused
+    pointer = f"/loss{pointer}"
     if teacher not in placement.teachers:
         raise refuse(pointer, f"the teacher '{teacher}' is not at hand: name its folders in run.json.", "no_teacher")
     artifact, runtime = placement.teachers[teacher]
@@ -196,24 +248,3 @@ def _ask_teacher(placement: Placement, resolved: Resolved, texts: list[Text]) ->
 def _loss_of(resolved: Resolved) -> LossSpec | Composition:
     assert resolved.spec.loss is not None, "a resolved spec has a loss"
     return resolved.spec.loss
-
-
-def _read_targets(run: RunDirectory, columns: Columns, task: Task, groups: Sequence[str]) -> Targets:
-    assert columns.label is not None, "resolve refuses a dataset without labels"
-    headers = [columns.label] + ([columns.group] if columns.group else [])
-    cells = read_columns(run.rows, headers)
-    labels = torch.from_numpy(task.encode([cell or "" for cell in cells[columns.label]]))
-    ids = None
-    if groups and columns.group:
-        index = {group: i for i, group in enumerate(groups)}
-        ids = torch.tensor([index[cell or ""] for cell in cells[columns.group]])
-    return Targets(labels, ids)
-
-
-def _read_texts(file: Path, columns: Columns) -> list[Text]:
-    headers = [columns.text] + ([columns.text_pair] if columns.text_pair else [])
-    cells = read_columns(file, headers)
-    texts = [cell or "" for cell in cells[columns.text]]
-    if columns.text_pair is None:
-        return list(texts)
-    return list(zip(texts, [cell or "" for cell in cells[columns.text_pair]], strict=True))

@@ -1,4 +1,9 @@
-"""What a dry run says, as JSON. Torch-free, so that the service can show it; it knows not how it was measured."""
+"""What a dry run and a comparison say, as JSON. Torch-free, for the service to show it.
+
+It knows not how anything was measured.
+"""
+
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -49,3 +54,49 @@ class DryRunReport(BaseModel):
     terms: list[TermReport]
     batches: BatchReport
     warnings: list[str] = Field(description="What looks wrong, in sentences.")
+
+
+class Figure(BaseModel):
+    """A metric over the seeds."""
+
+    mean: float
+    std: float = Field(description="Sample standard deviation over the seeds.")
+
+
+class DifferenceReport(BaseModel):
+    """A loss against the first one, in the deciding metric."""
+
+    mean: float = Field(description="This loss less the first, over the paired seeds.")
+    low: float = Field(description="Of the 95% interval, which counts the noise of the seeds and of the rows.")
+    high: float
+    p_value: float = Field(description="Two-sided, after Holm's correction for the number of losses.")
+    verdict: str = Field(description='"better", "worse" or "no significant difference" (at 0.05).')
+
+
+class ArmReport(BaseModel):
+    """One loss of a comparison."""
+
+    id: str
+    loss: dict[str, Any] = Field(description="As it was resolved.")
+    value: Figure | None = Field(description="The deciding metric; null where the loss failed.")
+    values: list[float | None] = Field(description="The deciding metric under each seed.")
+    difference: DifferenceReport | None = Field(
+        None, description="Null for the first loss, for one that failed, and where the rows are too few."
+    )
+    metrics: dict[str, Figure] = Field(description="All of them, after calibration and thresholds.")
+    unfitted: dict[str, Figure] = Field(description="The same before: at temperature 1 and thresholds of one half.")
+    seconds: float = Field(description="Of its training and measuring, all seeds together.")
+    error: str | None = Field(description="Why it failed.")
+
+
+class ComparisonReport(BaseModel):
+    """What a comparison found."""
+
+    metric: str = Field(description="What decides.")
+    higher_is_better: bool
+    part: str = Field(description="What was measured on: test, or validation where there is no test part.")
+    rows: int = Field(description="Of that part.")
+    train_rows: int
+    seeds: list[int]
+    arms: list[ArmReport]
+    conclusion: str

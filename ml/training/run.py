@@ -1,6 +1,6 @@
 """A run directory: what a run is told, and what it tells. It knows files, and nothing of who reads them.
 
-RUN_DIR/spec.json       the job spec
+RUN_DIR/spec.json       the job spec, or a comparison's
         rows.parquet    the rows, normalised, and facts.json, what is known of them
         data.csv        or .tsv, .jsonl, .parquet: a run by hand brings this instead, and it is normalised first
         run.json        what to do, and where things are on this machine (optional)
@@ -8,7 +8,8 @@ RUN_DIR/spec.json       the job spec
         checkpoints/    one folder each
         artifact/       the finished model
         base/           the shared encoder, for a model that stores only its head
-        result.json     what a dry run found
+        result.json     what a dry run found, or a comparison
+        arms/           the present run of a comparison
         error.json      why it failed
 """
 
@@ -16,15 +17,19 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ml.data.ingest import IngestOptions, ingest
-from ml.specs.errors import refuse
+from ml.specs.base import Spec
+from ml.specs.errors import explain_validation, refuse
 from ml.specs.facts import DatasetFacts
+from ml.specs.job import JobKind
 
 log = logging.getLogger(__name__)
+
+ReadSpec = TypeVar("ReadSpec", bound=Spec)
 
 
 class Placement(BaseModel):
@@ -32,7 +37,7 @@ class Placement(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    mode: Literal["train", "dry_run"] = "train"
+    kind: JobKind = "training"
     base_models: dict[str, Path] = {}
     dataset_sha256: str | None = None
     teachers: dict[str, tuple[Path, Path]] = {}  # by model id: artifact, and where its session and tokenizer are
@@ -54,12 +59,16 @@ class RunDirectory:
         self.facts = self.path / "facts.json"
         self._events = self.path / "events.jsonl"
 
-    def read_spec(self) -> Any:
-        """The spec as it was given, not yet checked."""
+    def read_spec(self, kind: type[ReadSpec]) -> ReadSpec:
+        """The spec, a job's or a comparison's. Raises SpecError."""
         try:
-            return json.loads((self.path / "spec.json").read_bytes())
+            given = json.loads((self.path / "spec.json").read_bytes())
         except (OSError, ValueError) as error:
             raise refuse("", f"spec.json cannot be read: {error}.", "unreadable_spec") from error
+        try:
+            return kind.model_validate(given)
+        except ValidationError as error:
+            raise explain_validation(error, given) from error
 
     def read_placement(self) -> Placement:
         """run.json, or its defaults."""

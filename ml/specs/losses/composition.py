@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from ml.specs.base import Spec, spell_out
+from ml.specs.losses.auxiliary import KdSpec
 from ml.specs.losses.table import AnyLoss
 
 
@@ -138,6 +139,15 @@ Loss = Annotated[
 def terms_of(loss: "AnyLoss | Composition") -> list[Term]:
     """The terms of a loss; a single loss is one term of weight 1."""
     return loss.terms if isinstance(loss, Composition) else [Term(loss=loss)]
+
+
+def teachers_of(loss: "AnyLoss | Composition") -> dict[str, str]:
+    """The models that a loss learns from: their ids by the JSON pointer, within the loss, that names them."""
+    return {
+        f"/terms/{place}/loss/teacher": term.loss.teacher
+        for place, term in enumerate(terms_of(loss))
+        if isinstance(term.loss, KdSpec)
+    }
 
 
 def term_id(term: Term) -> str:

@@ -265,7 +265,7 @@ def test_it_stops_when_asked(tmp_path: Path, tiny_base: Path) -> None:
 
 def test_the_training_program_does_a_dry_run_and_leaves_no_model(tmp_path: Path, tiny_base: Path) -> None:
     run = lay_out(tmp_path)
-    placement = {"mode": "dry_run", "base_models": {"tiny": str(tiny_base)}, "threads": 1}
+    placement = {"kind": "dry_run", "base_models": {"tiny": str(tiny_base)}, "threads": 1}
     (run.path / "run.json").write_text(json.dumps(placement))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ml.training", str(run.path)]

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from ml.data.rows import read_columns
 from ml.specs.errors import SpecError
+from ml.specs.job import JobSpec
 from ml.training.run import Placement, RunDirectory
 from tests.ml.runs import lay_out, prepare_run, read_events
 from tests.tiny_base import learnable_rows, write_csv
@@ -18,7 +19,7 @@ def test_a_spec_that_cannot_be_read_is_a_bad_spec_not_a_crash(tmp_path: Path, co
     if content is not None:
         (tmp_path / "spec.json").write_bytes(content)
     with pytest.raises(SpecError, match=r"spec\.json cannot be read"):
-        RunDirectory(tmp_path).read_spec()
+        RunDirectory(tmp_path).read_spec(JobSpec)
 
 
 @pytest.mark.parametrize("spec", [[], "minilm", {"dataset": "ds_1", "los": "focal"}])

@@ -1,0 +1,32 @@
+"""/v1/comparisons: jobs of a kind of their own, submitted here and looked at under /v1/jobs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
+
+from app.http.auth import Authenticated
+from app.http.idempotency import IdempotencyKey
+from app.http.services import Wired
+from app.jobs.schemas import JobBody
+from ml.specs.comparison import Comparison
+
+router = APIRouter(prefix="/v1/comparisons", tags=["jobs"])
+
+
+@router.post("", status_code=201, summary="Compare losses")
+def create_comparison(
+    comparison: Annotated[Comparison, Body()],
+    caller: Authenticated,
+    services: Wired,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobBody:
+    """Train several losses on the same split with the same seeds, and say which differ by more than chance.
+
+    The reply is a job of kind `comparison`: look at it, wait for it, pause or cancel it under `/v1/jobs`. Once it has
+    succeeded its `result` holds the table: each loss's mean and deviation, its difference from the first one with a
+    95% interval, and a verdict. It makes no model. With `tuning` = `frozen` the texts are encoded once for all runs.
+    """
+    row = services.jobs.submit(caller, comparison, idempotency_key, kind="comparison")
+    response.headers["Location"] = f"/v1/jobs/{row.id}"
+    return JobBody.of(row)

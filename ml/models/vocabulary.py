@@ -1,0 +1,50 @@
+"""A base model's word embeddings cut down to the ids that a run's texts hold, and put back whole at its end.
+
+On a small encoder the embeddings are half of the parameters, and every step pays for all of them: a dense gradient, its
+norm, an optimizer pass. Rows whose id no text holds have no gradient and no moments, so decay is all that happens to
+them, and one common factor makes up for it. It knows a network's embeddings, not how they are trained.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class CompactEmbedding(nn.Module):
+    """The rows of an embedding that some ids need, under the ids' own numbers. Another id is an IndexError."""
+
+    places: Tensor  # (V,) where each id's row is
+
+    def __init__(self, whole: nn.Embedding, used: Tensor) -> None:
+        """used: (U,) distinct ids."""
+        super().__init__()
+        self.weight = nn.Parameter(whole.weight.detach()[used].clone())  # (U, D)
+        places = torch.full((whole.num_embeddings,), len(used), device=used.device)  # past the end
+        places[used] = torch.arange(len(used))
+        self.register_buffer("places", places, persistent=False)
+        self.padding_idx = None if whole.padding_idx is None else int(places[whole.padding_idx])
+        if self.padding_idx == len(used):
+            self.padding_idx = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) int64 → (B, L, D)."""
+        return functional.embedding(self.places[ids], self.weight, self.padding_idx)
+
+
+class CompactVocabulary:
+    """A transformers model whose word embeddings are cut down until `restore`."""
+
+    def __init__(self, model: Any, used: Tensor) -> None:
+        self._model, self._used = model, used
+        self._whole = model.get_input_embeddings()  # on the CPU, out of the optimizer's sight
+        model.set_input_embeddings(CompactEmbedding(self._whole, used))
+
+    def restore(self, factor: float) -> None:
+        """Put the whole embeddings back: the trained rows in their places, the others times `factor`."""
+        trained = self._model.get_input_embeddings().weight.detach().cpu()
+        with torch.no_grad():
+            self._whole.weight.mul_(factor)
+            self._whole.weight[self._used] = trained
+        self._model.set_input_embeddings(self._whole)

@@ -1,0 +1,56 @@
+"""The comparison spec: several losses, and everything else as a job has it. The body of `POST /v1/comparisons`."""
+
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from ml.specs.evaluation import Evaluation
+from ml.specs.job import JobSpec, Setup
+from ml.specs.losses.composition import Composition, Loss, term_id, terms_of
+from ml.specs.losses.table import AnyLoss
+
+
+class Comparison(Setup):
+    """Losses trained on the same split with the same seeds. Only `dataset` and `losses` are required."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "does focal help?",
+                    "dataset": "ds_019a8f3c2b7e5f0a1b2c3d4e5f60718",
+                    "losses": ["cross_entropy", {"type": "focal", "gamma": 2.0}],
+                    "metric": "macro_f1",
+                    "seeds": 5,
+                    "tuning": "frozen",
+                }
+            ]
+        }
+    )
+
+    losses: list[Loss] = Field(
+        min_length=2,
+        max_length=12,
+        description="Each as a job's `loss`. The first is what the others are held against.",
+    )
+    metric: str | None = Field(
+        None, description="What decides. Null: macro_f1; regression: rmse; ordinal: qwk. The others are reported too."
+    )
+    seeds: int = Field(
+        5, ge=2, le=20, description="Runs of each loss, from training.seed upwards: the same head, order and dropout."
+    )
+    evaluation: Evaluation | None = Field(None, description="Null: as each loss allows.")
+
+    def names(self) -> list[str]:
+        """What each loss is called in the table: its type, its terms joined by +, numbered where there are several."""
+        plain = ["+".join(term_id(term) for term in terms_of(loss)) for loss in self.losses]
+        return [name if (n := plain[:i].count(name)) == 0 else f"{name}_{n + 1}" for i, name in enumerate(plain)]
+
+    def job(self, loss: AnyLoss | Composition) -> JobSpec:
+        """The job that trains one of the losses with the first seed."""
+        seed = self.training.seed if self.split.seed is None else self.split.seed
+        given: dict[str, Any] = {name: getattr(self, name) for name in Setup.model_fields}
+        given["split"] = self.split.model_copy(update={"seed": seed})
+        if self.evaluation is not None:
+            given["evaluation"] = self.evaluation
+        return JobSpec(**given, loss=loss)
