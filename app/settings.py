@@ -54,7 +54,9 @@ class Settings(BaseSettings):
         "auto", description="What a worker trains on: auto, cpu, or GPU numbers such as 0,1. One training slot each."
     )
     trainer_threads: int = Field(0, ge=0, description="Threads of a CPU trainer; 0 takes every core.")
-    trainer_memory_bytes: int = Field(0, ge=0, description="Address space of a CPU trainer; 0 sets no limit.")
+    trainer_memory_bytes: int = Field(
+        0, ge=0, description="Address space of a CPU trainer; 0 sets no limit. API and workers: the same."
+    )
     trainer_nice: int = Field(10, ge=0, le=19, description="How far a trainer on shared cores steps back (nice).")
 
     model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from ml.bases import DROPOUTS
 from ml.models.heads import as_linear, build_head
 from ml.models.outputs import Outputs
 from ml.models.vocabulary import CompactVocabulary
@@ -162,21 +163,7 @@ def read_config(base: Path, dropout: float | None = None) -> Any:
     """A base model's config; `dropout` takes the place of every dropout probability in it."""
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     if dropout is not None:
-        for name in _DROPOUTS:
+        for name in DROPOUTS:
             if getattr(config, name, None) is not None:
                 setattr(config, name, dropout)
     return config
-
-
-# What the model families call their dropout probabilities.
-_DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-    "pooler_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)

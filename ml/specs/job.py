@@ -5,9 +5,9 @@ It knows what is asked and the limits of each field; what fits a dataset is `ml.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from ml.specs.base import Spec, spell_out
+from ml.specs.base import Spec, refuse_null_characters, spell_out
 from ml.specs.evaluation import Evaluation
 from ml.specs.losses.composition import Loss
 from ml.specs.tasks import Task
@@ -21,6 +21,7 @@ Metadata = Annotated[
         description="Your own notes: up to 16 pairs of text, keys up to 64 characters, values up to 512.",
         examples=[{"team": "nlp"}],
     ),
+    AfterValidator(refuse_null_characters),
 ]
 Count = Annotated[int, Field(ge=1)]
 

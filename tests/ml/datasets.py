@@ -17,8 +17,10 @@ LABELS = ["positive"] * 30 + ["negative"] * 30 + ["neutral"] * 40
 
 def base(**changes: Any) -> BaseFacts:
     """A small encoder."""
-    whole = {"name": "small", "model_type": "bert", "hidden_size": 384, "layers": 6, "max_length": 512}
-    return BaseFacts.model_validate({**whole, "vocabulary": 100, "parameters": 1000, **changes})
+    whole = {"name": "small", "model_type": "bert", "hidden_size": 384, "layers": 6, "heads": 12}
+    return BaseFacts.model_validate(
+        {**whole, "dropout": 0.1, "max_length": 512, "vocabulary": 100, "parameters": 1000, **changes}
+    )
 
 
 class Dataset:

@@ -282,6 +282,7 @@ class TestRefusals:
             ({"metadata": json.dumps({"a": "v" * 513})}, "/metadata/a", "invalid_value"),
             ({"metadata": json.dumps({"k" * 65: "v"})}, f"/metadata/{'k' * 65}", "invalid_value"),
             ({"metadata": json.dumps({str(n): "" for n in range(17)})}, "/metadata", "invalid_value"),
+            ({"metadata": json.dumps({"team": "n\x00lp"})}, "/metadata", "invalid_value"),
         ],
     )
     def test_a_bad_field_is_refused(self, house: House, form: dict[str, str], param: str, code: str) -> None:
