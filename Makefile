@@ -5,7 +5,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format bench bench-uploads bench-losses clean
+.PHONY: help setup demo up test prove-losses check format bench bench-uploads bench-losses clean
 
 help:            ## Show this help
 	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  +## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ up: $(SETUP)     ## Start broker, API and worker in the foreground
 
 test: $(SETUP)   ## Run the tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -q
+
+prove-losses: $(SETUP)  ## Train with every loss through the API, on real files (about 6 minutes on 2 cores)
+	$(BIN)/python -m pytest -q -m proof tests/flows/test_every_loss.py
 
 check: $(SETUP)  ## Lint, types and the import contracts
 	$(BIN)/ruff check .

@@ -308,9 +308,9 @@ def tickets(rows: int, *, text: str = "text", label: str = "label", seed: int = 
     return table.getvalue().encode()
 
 
-def upload(client: httpx.Client, content: bytes, **form: str) -> str:
+def upload(client: httpx.Client, content: bytes, filename: str = "tickets.csv", **form: str) -> str:
     """The id of a new dataset."""
-    reply = client.post("/v1/datasets", files={"file": ("tickets.csv", content)}, data=form)
+    reply = client.post("/v1/datasets", files={"file": (filename, content)}, data=form)
     assert reply.status_code == 201, reply.text
     assert reply.headers["location"] == f"/v1/datasets/{reply.json()['id']}"
     dataset_id: str = reply.json()["id"]

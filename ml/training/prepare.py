@@ -1,6 +1,6 @@
 """From a run directory to everything the loop needs: rows, split, tokens or features, network, loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from ml.models.classifier import (
     load_native,
     read_config,
 )
+from ml.models.heads import SharedHead
 from ml.resolve import Resolved, main_loss, needed_headers, resolve
 from ml.specs.errors import quoted, refuse
 from ml.specs.job import JobSpec, Setup
@@ -157,6 +158,8 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
         )
         if decay_of_untouched(spec.training, 0, 1) is not None:
             network.compact_words(torch.from_numpy(corpus.used_ids))
+    if isinstance(network.head, SharedHead):
+        network.head.start_at(log_odds_of_levels(list(resolved.train_counts.values())))
     return Prepared(
         resolved=resolved,
         task=task,
@@ -178,6 +181,13 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
         ),
         features=features,
     )
+
+
+def log_odds_of_levels(counts: Sequence[int]) -> Tensor:
+    """Of each level but the highest, the logit of being above it (K − 1,), half a row added to each side."""
+    rows = np.array(counts, np.float64)
+    above = rows[::-1].cumsum()[::-1][1:]
+    return torch.from_numpy(np.log((above + 0.5) / (rows.sum() - above + 0.5))).float()
 
 
 def encode_features(

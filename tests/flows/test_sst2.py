@@ -2,15 +2,15 @@
 
 import csv
 import io
-import os
 import random
 from pathlib import Path
 
 import pytest
 
 from tests.service import running, submit, upload
+from tests.shared_data import SHARED_DATA
 
-_DATA = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data") / "sst2"
+_DATA = SHARED_DATA / "sst2"
 
 pytestmark = [
     pytest.mark.data,

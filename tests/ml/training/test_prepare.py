@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ml.data.splits import Part
+from ml.models.heads import SharedHead
 from ml.specs.errors import Problem, SpecError
 from ml.training.prepare import Prepared, encode_features, logits_of, prepare
 from ml.training.run import Placement, RunDirectory
@@ -160,3 +161,16 @@ def test_a_teacher_that_is_read_otherwise_is_refused(tmp_path: Path, tiny_base: 
     assert problem.code == "teacher_does_not_fit"
     assert "read as 'softmax'" in problem.message
     assert "read as 'cumulative'" in problem.message
+
+
+@pytest.mark.parametrize("loss", ["coral", "cumulative_link"])
+def test_thresholds_of_levels_begin_where_the_rows_divide(loss: str, tmp_path: Path, tiny_base: Path) -> None:
+    """Else an optimizer that moves each by its rate a step spends the run getting there."""
+    levels = ["1"] * 80 + ["2"] * 30 + ["3"] * 10
+    rows = [(f"parcel {i}", level) for i, level in enumerate(levels)]
+    prepared = prepare_run(lay_out(tmp_path, rows=rows, loss=loss, task={"type": "ordinal"}), tiny_base)
+    counts = np.array(list(prepared.resolved.train_counts.values()))
+    expected = [(counts[1:].sum() + 0.5) / (counts.sum() + 1), (counts[2] + 0.5) / (counts.sum() + 1)]
+    head = prepared.network.head
+    assert isinstance(head, SharedHead)
+    assert torch.sigmoid(head.biases).tolist() == pytest.approx(expected, rel=1e-5)
