@@ -40,7 +40,7 @@ class SharedHead(nn.Module):
         self.start_at(torch.linspace(1.0, -1.0, outputs) if outputs > 1 else torch.zeros(outputs))
 
     def start_at(self, biases: Tensor) -> None:
-        """Begin with these biases (H,): an optimizer that moves each by its rate a step would take long to get there."""
+        """Begin with these biases (H,): an optimizer that moves each by its rate a step would take long."""
         with torch.no_grad():
             if not self.ordered:
                 self.bias.copy_(biases)
