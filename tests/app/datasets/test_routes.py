@@ -247,7 +247,7 @@ class TestRefusals:
             (b"text,label\n", "data.csv", "no_rows"),
             (b"text\n\xff\n", "data.csv", "invalid_encoding"),
             (b"text\na\n", "data.csv.gz", "invalid_gzip"),
-            (gzip.compress(b"text\na\n")[:-4], "data.csv.gz", "truncated_gzip"),
+            (gzip.compress(b"text\na\n", mtime=0)[:-4], "data.csv.gz", "truncated_gzip"),
             (b"text\na\n", "data.parquet", "invalid_parquet"),
             (FORMATS["parquet"][:-20], "data.parquet", "truncated_file"),
             (b'text,label\n"a', "data.csv", "truncated_file"),
