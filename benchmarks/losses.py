@@ -58,14 +58,14 @@ def _imbalanced(draw: random.Random) -> Parts:
 
 def _noisy(draw: random.Random) -> Parts:
     """trec with two labels in five replaced by another class, drawn uniformly; the test is clean."""
-    rows = _draw(draw, "trec", "train", 900)
+    rows = _draw(draw, "trec", "train", 700)
     labels = sorted({label for _, label in rows})
 
     def spoil(label: str) -> str:
         return draw.choice([other for other in labels if other != label]) if draw.random() < 0.4 else label
 
     noisy = [(text, spoil(label)) for text, label in rows]
-    return {"train": noisy[:800], "validation": noisy[800:], "test": _draw(draw, "trec", "test", 500)}
+    return {"train": noisy[:600], "validation": noisy[600:], "test": _draw(draw, "trec", "test", 500)}
 
 
 def _plain(dataset: str, validation: str, validation_rows: int, test_rows: int) -> Callable[[random.Random], Parts]:

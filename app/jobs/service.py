@@ -88,9 +88,10 @@ class JobService:
         resolved = self._resolve(caller, spec)
         assert resolved.spec.loss is not None, "a resolved spec has a loss"
         dataset = self._datasets.get_row(caller.project_id, spec.dataset)
+        base = self._base_of(caller, spec.model)
         labels = resolved.state.labels
         with self._database.read() as session:
-            speed = repository.tokens_per_second(session, self._training_queue, resolved.spec.model)
+            speed = repository.tokens_per_second(session, self._training_queue, base.name)
         weights = {}
         for term in terms_of(resolved.spec.loss):
             found = weigh_labels(getattr(term.loss, "class_weights", None), labels, resolved.train_counts)
@@ -101,12 +102,7 @@ class JobService:
             task=resolved.state.type,
             train_counts=resolved.train_counts,
             weights=weights,
-            estimate=estimate(
-                resolved,
-                self._datasets.facts(dataset),
-                self._base_models.get(spec.model),
-                tokens_per_second=speed,
-            ),
+            estimate=estimate(resolved, self._datasets.facts(dataset), base, tokens_per_second=speed),
             warnings=list(resolved.warnings),
         )
 
@@ -192,7 +188,7 @@ class JobService:
 
     def _look_up(self, caller: Caller, spec: Setup) -> tuple[DatasetFacts, BaseFacts, Cells]:
         """What a spec is resolved against."""
-        base = self._base_models.get(spec.model)
+        base = self._base_of(caller, spec.model)
         try:
             dataset = self._datasets.get_row(caller.project_id, spec.dataset)
         except NotFoundError as error:
@@ -200,10 +196,27 @@ class JobService:
         facts = self._datasets.facts(dataset)
         return facts, base, self._datasets.read_column_values(dataset, needed_headers(spec, facts))
 
+    def _base_of(self, caller: Caller, name: str) -> BaseFacts:
+        """What is known of a base model, or of the one that a model of the project came from. Raises SpecError."""
+        if not name.startswith("mdl_"):
+            return self._base_models.get(name)
+        try:
+            description = self._models.get_row(caller.project_id, name).description
+        except NotFoundError as error:
+            raise refuse("/model", f"there is no model '{name}' to train further.", "model_not_found") from error
+        if description["head"] == "native" and not description["loads_in_transformers"]:
+            raise refuse(
+                "/model",
+                f"'{name}' cannot be trained further: its weights are not those of a plain encoder and head. Start "
+                f"from '{description['base_model']}'.",
+                "cannot_continue",
+            )
+        return self._base_models.get(description["base_model"])
+
     def _check(self, caller: Caller, resolved: Resolved, pointer: str) -> Resolved:
         """What the dataset cannot tell: whether teachers fit, and whether a step fits into a trainer's memory."""
         self._check_teachers(caller, resolved, pointer)
-        told = check_memory(resolved, self._base_models.get(resolved.spec.model), self._memory_limit)
+        told = check_memory(resolved, self._base_of(caller, resolved.spec.model), self._memory_limit)
         return replace(resolved, warnings=(*resolved.warnings, *told))
 
     def _check_teachers(self, caller: Caller, resolved: Resolved, pointer: str) -> None:

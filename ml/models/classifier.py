@@ -32,7 +32,12 @@ def load_native(
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
     model = AutoModelForSequenceClassification.from_pretrained(
-        base, config=config, local_files_only=True, dtype=torch.float32, use_safetensors=True
+        base,
+        config=config,
+        local_files_only=True,
+        dtype=torch.float32,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # a model that is trained further has a head of its own
     )
     return NativeClassifier(model, head, scale)
 
@@ -52,7 +57,7 @@ class NativeClassifier(nn.Module):
     def __init__(self, model: Any, head: Head, scale: float) -> None:
         super().__init__()
         self.model = model  # transformers is untyped
-        self._head_name, last = _last_linear(model, model.config.num_labels)
+        self.head_name, last = _last_linear(model, model.config.num_labels)
         if head != "linear":
             self.set_head(build_head(head, last.in_features, last.out_features, scale))
         self._features: Tensor | None = None
@@ -62,11 +67,11 @@ class NativeClassifier(nn.Module):
     @property
     def head(self) -> nn.Module:
         """The last layer."""
-        return cast("nn.Module", self.model.get_submodule(self._head_name))
+        return cast("nn.Module", self.model.get_submodule(self.head_name))
 
     def set_head(self, head: nn.Module) -> None:
         """Put another last layer in."""
-        self.model.set_submodule(self._head_name, head)
+        self.model.set_submodule(self.head_name, head)
 
     def fold_head(self) -> bool:
         """Make the last layer a plain linear one, so that transformers can load it. False where it cannot be one."""

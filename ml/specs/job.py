@@ -135,7 +135,13 @@ class Setup(Spec):
     """What is trained, on what and how, whatever the loss."""
 
     name: str = Field("", max_length=200)
-    model: str = Field("minilm", min_length=1, max_length=200, description="A base model: see GET /v1/base_models.")
+    model: str = Field(
+        "minilm",
+        min_length=1,
+        max_length=200,
+        description="A base model (GET /v1/base_models), or the id of a model of yours to train further: labels it "
+        "knows keep their rows of the head, new ones get new rows.",
+    )
     dataset: str = Field(min_length=1, max_length=200, description="Id of a dataset.")
     task: Task | None = Field(None, description="Null: found out from the dataset's columns.")
     split: Split = Split()

@@ -95,6 +95,8 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
         f"rows: {rows}; task {prepared.resolved.state.type}; "
         f"{machine.device}, {machine.precision}, {machine.threads} threads",
     )
+    if prepared.begun is not None:
+        run.tell("message", f"trains {prepared.spec.model} further: {prepared.begun}")
     fitted = fit(run, prepared, machine, fingerprint, stopping.is_set)
     run.tell("message", "exporting")
     export_artifact(run, prepared, fitted, dataset_sha256=placement.dataset_sha256)

@@ -64,7 +64,7 @@ def export_artifact(
         max_length=prepared.spec.training.max_length,
         pad_id=probe.pad_id,
         inputs=inputs,
-        base_model=prepared.spec.model,
+        base_model=prepared.start.description.base_model if prepared.start else prepared.spec.model,
         base_sha256=prepared.base_sha256,
         head="native" if is_native else "linear" if as_linear(network.head) is not None else "cosine",
         loads_in_transformers=is_plain,

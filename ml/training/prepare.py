@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ml.artifact.description import ONNX
+from ml.artifact.description import ONNX, Description
 from ml.artifact.tokenizer import Text
 from ml.bases import base_sha256, find_base, read_base_facts
 from ml.data.batches import Rows, cut_step
@@ -37,6 +37,7 @@ from ml.specs.losses.base import LossSpec
 from ml.specs.losses.composition import Composition, teachers_of
 from ml.tasks.base import Task
 from ml.tasks.build import build_task
+from ml.training.continued import Start
 from ml.training.machine import Machine
 from ml.training.optimizers import decay_of_untouched
 from ml.training.run import Placement, RunDirectory
@@ -51,6 +52,9 @@ class Corpus:
         self.facts = run.read_facts()
         self.base = find_base(setup.model, placement.base_models)
         self.base_facts = read_base_facts(setup.model, self.base)
+        self.start = None if placement.start is None else Start.read(placement.start)
+        if self.start and self.start.description.head != "native":
+            _require_same_base(setup.model, self.base_sha256, self.start.description)
         self.cells = read_columns(run.rows, needed_headers(setup, self.facts))
         self._rows = run.rows
         self._max_length = setup.training.max_length
@@ -113,6 +117,8 @@ class Prepared:
     network: NativeClassifier | FeatureHead
     objective: Objective
     features: FeatureTable | None = None  # of a frozen run whose texts are encoded
+    start: Start | None = None  # the model that is trained further
+    begun: str | None = None  # what of it came along
 
     @property
     def spec(self) -> JobSpec:
@@ -160,6 +166,7 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
             network.compact_words(torch.from_numpy(corpus.used_ids))
     if isinstance(network.head, SharedHead):
         network.head.start_at(log_odds_of_levels(list(resolved.train_counts.values())))
+    begun = None if corpus.start is None else corpus.start.begin(network, resolved.state)
     return Prepared(
         resolved=resolved,
         task=task,
@@ -180,7 +187,20 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
             ),
         ),
         features=features,
+        start=corpus.start,
+        begun=begun,
     )
+
+
+def _require_same_base(model: str, found: str, description: Description) -> None:
+    """The head of a frozen model is for the vectors of one encoder."""
+    if found != description.base_sha256:
+        raise refuse(
+            "/model",
+            f"'{model}' is a head over the base model '{description.base_model}', whose files have changed since. Put "
+            "back what was there, or start from a base model.",
+            "base_model_changed",
+        )
 
 
 def log_odds_of_levels(counts: Sequence[int]) -> Tensor:

@@ -39,6 +39,7 @@ class Placement(BaseModel):
 
     kind: JobKind = "training"
     base_models: dict[str, Path] = {}
+    start: Path | None = None  # artifact of the model that is trained further
     dataset_sha256: str | None = None
     teachers: dict[str, tuple[Path, Path]] = {}  # by model id: artifact, and where its session and tokenizer are
     threads: int = 0

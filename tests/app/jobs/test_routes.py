@@ -704,3 +704,8 @@ def test_a_step_that_cannot_be_cut_and_would_not_fit_is_refused_where_the_limit_
         job = open_house.client.get(f"/v1/jobs/{open_house.submit(**spec)}").json()
         assert any("'supcon' couples the 32 rows of a step" in warning for warning in job["warnings"])
     of_a_gpu.close()
+
+
+def test_a_model_to_train_further_that_is_not_there_is_pointed_at(house: House) -> None:
+    error = house.refuse(422, model="mdl_nothing")
+    assert (error["param"], error["code"]) == ("/model", "model_not_found")
