@@ -155,7 +155,7 @@ def _check_labels_needed(pointer: str, loss: LossSpec, kind: str) -> None:
 
 
 def _check_coupling(loss: LossSpec, spec: JobSpec, train_counts: Mapping[str, int]) -> list[str]:
-    if loss.type != "supcon" or not train_counts:
+    if loss.type != "supcon" or not train_counts or spec.training.sampler.type == "m_per_class":
         return []
     total = sum(train_counts.values())
     rows = spec.training.batch_size

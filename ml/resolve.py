@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ml.data.splits import Part, split_rows
 from ml.loss_checks import check_loss
+from ml.sampler_checks import check_sampler
 from ml.specs.errors import did_you_mean, quoted, refuse
 from ml.specs.facts import BaseFacts, DatasetFacts
 from ml.specs.job import EarlyStopping, JobSpec, Setup
@@ -101,6 +102,7 @@ def resolve(spec: JobSpec, facts: DatasetFacts, base: BaseFacts, cells: Cells) -
     train_counts = {label: counted[label] for label in labels}
     warnings = _check_parts(spec, task, parts, train_counts, group_cells)
     warnings += check_loss(loss, task.type, labels, train_counts, spec=spec, facts=facts, base=base, kind=kind)
+    warnings += check_sampler(spec, loss, task.type, train_counts, kind)
     _check_length(spec, base)
     state = _task_state(task, loss, labels, kind, train_cells)
     groups: tuple[str, ...] = ()

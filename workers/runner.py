@@ -165,6 +165,7 @@ class _Run:
                 "start": start and str(start),
                 "dataset_sha256": dataset.sha256,
                 "teachers": self.teachers(job),
+                "cache": self.cache(),
                 "threads": self.settings.trainer_threads,
                 "memory_bytes": self.settings.trainer_memory_bytes if job.queue != "gpu" else 0,
                 "nice": self.settings.trainer_nice,
@@ -201,6 +202,11 @@ class _Run:
         has_weights = model.description["head"] == "native"
         bases[name] = artifact if has_weights else find_base(model.description["base_model"], bases)
         return bases, artifact
+
+    def cache(self) -> dict[str, Any] | None:
+        """Where the trainer finds what earlier jobs computed."""
+        limit = self.settings.training_cache_bytes
+        return {"folder": str(self.settings.training_cache), "max_bytes": limit} if limit else None
 
     def teachers(self, job: JobRow) -> dict[str, tuple[str, str]]:
         """The folders of the models that the job's loss learns from, by id."""

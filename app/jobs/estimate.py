@@ -3,17 +3,14 @@
 from pydantic import BaseModel, Field
 
 from ml.data.batches import steps_per_epoch
+from ml.memory import MICRO_BATCH_TOKENS, losses_of, row_bytes, weight_bytes
 from ml.resolve import Resolved
 from ml.specs.errors import quoted, refuse
 from ml.specs.facts import BaseFacts, DatasetFacts
-from ml.specs.losses.base import LossSpec
-from ml.specs.losses.composition import terms_of
 
 # English texts have about 4.5 characters a token with a vocabulary of their own; other scripts have fewer.
 CHARACTERS_PER_TOKEN = 4.5
 SPECIAL_TOKENS = 2
-# Of one forward pass on a CPU, as ml.training.machine has it.
-MICRO_BATCH_TOKENS = 8192
 
 # What a trainer's address space holds before the first row: torch and its libraries (measured: 2.6 GB, of which 0.5
 # are in memory).
@@ -56,7 +53,7 @@ def estimate(resolved: Resolved, facts: DatasetFacts, base: BaseFacts, *, tokens
         tokens_per_epoch=tokens,
         steps=steps,
         flops=float(per_token * tokens * passes),
-        memory_bytes=_weight_bytes(resolved, base) + _rows_at_once(resolved) * _row_bytes(resolved, base),
+        memory_bytes=weight_bytes(resolved, base) + _rows_at_once(resolved) * row_bytes(resolved, base),
         seconds=None if tokens_per_second is None or is_frozen else tokens * steps / per_epoch / tokens_per_second,
     )
 
@@ -71,7 +68,7 @@ def check_memory(resolved: Resolved, base: BaseFacts, limit: int) -> list[str]:
     if not coupled or resolved.spec.tuning.type == "frozen":
         return []
     training, rows = resolved.spec.training, _rows_at_once(resolved)
-    fixed, row = _weight_bytes(resolved, base) + PROGRAM_BYTES, _row_bytes(resolved, base)
+    fixed, row = weight_bytes(resolved, base) + PROGRAM_BYTES, row_bytes(resolved, base)
     needed = (
         f"{quoted(coupled)} couples the {rows} rows of a step, so they cannot be cut, and at max_length "
         f"{training.max_length} they need up to"
@@ -94,12 +91,7 @@ def check_memory(resolved: Resolved, base: BaseFacts, limit: int) -> list[str]:
 
 def _coupled(resolved: Resolved) -> list[str]:
     """The losses that want all rows of a step in one forward pass."""
-    return [loss.type for loss in _losses(resolved) if not loss.is_additive]
-
-
-def _losses(resolved: Resolved) -> list[LossSpec]:
-    assert resolved.spec.loss is not None, "a resolved spec has a loss"
-    return [term.loss for term in terms_of(resolved.spec.loss)]
+    return [loss.type for loss in losses_of(resolved) if not loss.is_additive]
 
 
 def _rows_at_once(resolved: Resolved) -> int:
@@ -110,26 +102,6 @@ def _rows_at_once(resolved: Resolved) -> int:
         return min(micro, len(resolved.parts))
     whole = min(training.batch_size, resolved.train_rows)
     return whole if _coupled(resolved) else min(whole, training.micro_batch_rows or micro)
-
-
-def _row_bytes(resolved: Resolved, base: BaseFacts) -> int:
-    """What a row of max_length tokens keeps for its backward pass, in every forward pass that its terms ask for.
-
-    A token keeps in each layer 24 float32 of the width, and 3 for each head and token it attends to (measured on
-    encoders of 256 to 768 wide at 64 to 512 tokens, in float32 and bfloat16: within 20%; less without dropout).
-    """
-    length = resolved.spec.training.max_length
-    needs = {need for loss in _losses(resolved) for need in loss.needs}
-    layers = base.layers * (1 + len(needs & {"second_forward", "adversarial"}))
-    if resolved.spec.tuning.type == "frozen":
-        layers = 1  # a layer is forgotten when the next has read it
-    return 4 * length * layers * (24 * base.hidden_size + 3 * base.heads * length)
-
-
-def _weight_bytes(resolved: Resolved, base: BaseFacts) -> int:
-    """Weights once; of what trains also the gradient and two moments."""
-    trained = base.hidden_size * 64 if resolved.spec.tuning.type == "frozen" else base.parameters
-    return 4 * base.parameters + 12 * trained
 
 
 def _gigabytes(size: int) -> str:

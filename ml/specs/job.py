@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 from ml.specs.base import Spec, refuse_null_characters, spell_out
 from ml.specs.evaluation import Evaluation
 from ml.specs.losses.composition import Loss
+from ml.specs.samplers import Sampler, Shuffle
 from ml.specs.tasks import Task
 
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
@@ -115,6 +116,7 @@ class Training(Spec):
     epochs: int = Field(3, ge=1, le=1000)
     max_steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after so many optimizer steps.")
     batch_size: int = Field(32, ge=1, le=4096, description="Rows of one optimizer step, however it is cut.")
+    sampler: Sampler = Field(Shuffle(type="shuffle"), description="Which rows an epoch takes: an object or its type.")
     micro_batch_rows: int | None = Field(
         None, ge=1, le=4096, description="Rows of one forward pass. Null: as many as a token budget allows."
     )

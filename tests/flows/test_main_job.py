@@ -78,6 +78,7 @@ def test_the_main_job(request: pytest.FixtureRequest, installation: str, tmp_pat
             _check_loading(folder, model, answers)
         _check_deletion(client, service, model["id"])
         assert service.run_directories() == []
+        assert list((service.home / "cache" / "training").glob("tokens-*"))  # the next job over these rows finds them
         assert service.temporary_files() == []
 
 

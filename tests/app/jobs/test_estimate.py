@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from app.jobs.estimate import MICRO_BATCH_TOKENS, PROGRAM_BYTES, Estimate, check_memory, estimate
+from app.jobs.estimate import PROGRAM_BYTES, Estimate, check_memory, estimate
 from ml.specs.errors import Problem, SpecError
 from ml.specs.facts import BaseFacts
-from ml.training.machine import CPU_MICRO_BATCH_TOKENS
 from tests.ml.datasets import GROUPS, LABELS, Dataset, base
 
 MINILM = {"parameters": 22_700_000, "vocabulary": 30_522}
@@ -84,10 +83,6 @@ def test_a_frozen_encoder_keeps_no_layer_and_its_step_is_one_of_features() -> No
     few, many = (estimated(**frozen, training={"batch_size": size}).memory_bytes for size in (64, 4096))
     assert few == many < estimated().memory_bytes / 2
     assert warn(PROGRAM_BYTES, **frozen, training={"batch_size": 4096}) == []
-
-
-def test_a_micro_batch_is_that_of_the_trainer() -> None:
-    assert MICRO_BATCH_TOKENS == CPU_MICRO_BATCH_TOKENS
 
 
 @pytest.mark.parametrize(("loss", "name"), [(SUPCON, "supcon"), ("group_dro", "group_dro")])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ml.data.splits import Part
+from ml.data.tokens import FeatureTable
 from ml.models.heads import SharedHead
 from ml.specs.errors import Problem, SpecError
 from ml.training.prepare import Prepared, encode_features, logits_of, prepare
@@ -56,12 +57,16 @@ def test_logits_come_in_the_order_of_the_rows_with_dropout_off(tmp_path: Path, t
             np.testing.assert_allclose(answer, alone, rtol=0, atol=1e-5)
 
 
-def test_features_are_the_encoders_answers_row_by_row(tmp_path: Path, tiny_base: Path) -> None:
+def test_features_are_the_encoders_answers_row_by_row(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared = prepare_run(lay_out(tmp_path, tuning={"type": "frozen"}), tiny_base)
     assert prepared.encoder is not None
     told: list[tuple[int, int]] = []
     machine = replace(MACHINE, micro_batch_tokens=100)
-    features = encode_features(prepared.encoder, prepared.tokens, machine, lambda done, rows: told.append((done, rows)))
+    monkeypatch.setattr("ml.training.prepare.ROWS_ENCODED_AT_ONCE", 25)
+    made = encode_features(prepared.encoder, prepared.tokens, machine, lambda done, rows: told.append((done, rows)))
+    features = FeatureTable(np.concatenate([piece["features"] for piece in made]))
     for row in range(0, 60, 7):
         alone = prepared.encoder(**prepared.tokens.inputs_of(np.array([row])))
         torch.testing.assert_close(features.inputs_of(np.array([row]))["features"], alone, rtol=0, atol=1e-5)
