@@ -6,7 +6,7 @@ They know no loss and no data. The head always trains; it is new, and drawn from
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class NativeClassifier(nn.Module):
             self.set_head(build_head(head, last.in_features, last.out_features, scale))
         self._features: Tensor | None = None
         self._vocabulary: CompactVocabulary | None = None
+        self._still: list[nn.Module] = []
         self._watch_head()
 
     @property
@@ -81,9 +82,21 @@ class NativeClassifier(nn.Module):
         assert self._features is not None, "the head was called"
         return Outputs(logits, self._features)
 
+    def hold_still(self, modules: list[nn.Module]) -> None:
+        """Keep some modules in eval mode, whatever the rest is in: nothing is dropped out of what does not learn."""
+        self._still = modules
+
+    def train(self, mode: bool = True) -> Self:
+        """Set all but what is held still to training mode, or all to eval mode."""
+        super().train(mode)
+        for module in self._still:
+            module.eval()
+        return self
+
     def compact_words(self, used: Tensor) -> None:
-        """Keep the word embeddings of these ids only: see `ml.models.vocabulary`."""
-        if type(self.model.get_input_embeddings()) is nn.Embedding:  # another kind may do more than look up
+        """Keep the word embeddings of these ids only, if they train: see `ml.models.vocabulary`."""
+        words = self.model.get_input_embeddings()
+        if type(words) is nn.Embedding and words.weight.requires_grad:  # another kind may do more than look up
             self._vocabulary = CompactVocabulary(self.model, used)
 
     def restore_words(self, factor: float) -> None:
@@ -96,7 +109,11 @@ class NativeClassifier(nn.Module):
     def watched_words(self) -> Iterator[list[Tensor]]:
         """Collect the word embeddings (B, L, D) of the passes in this block, with their gradient's graph."""
         seen: list[Tensor] = []
-        hook = self.model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: seen.append(output))
+
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            seen.append(output.requires_grad_())  # where the embeddings are frozen, nothing before here asks for one
+
+        hook = self.model.get_input_embeddings().register_forward_hook(keep)
         try:
             yield seen
         finally:

@@ -28,6 +28,7 @@ from ml.models.classifier import (
     load_native,
     read_config,
 )
+from ml.models.tuning import tune
 from ml.resolve import Resolved, main_loss, needed_headers, resolve
 from ml.specs.errors import quoted, refuse
 from ml.specs.job import JobSpec, Setup
@@ -155,6 +156,7 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
             scale=scale,
             dropout=spec.training.dropout,
         )
+        tune(network, spec.tuning)
         if decay_of_untouched(spec.training, 0, 1) is not None:
             network.compact_words(torch.from_numpy(corpus.used_ids))
     return Prepared(

@@ -28,6 +28,7 @@ BASE = BaseFacts(
     max_length=512,
     vocabulary=30_522,
     parameters=22_000_000,
+    linear_layers=(),
 )
 DATA = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
