@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from ml.models.heads import as_linear, build_head
 from ml.models.outputs import Outputs
+from ml.models.tuner import Tuner
 from ml.models.vocabulary import CompactVocabulary
 from ml.specs.losses.base import Head
 
@@ -57,6 +58,7 @@ class NativeClassifier(nn.Module):
         self._features: Tensor | None = None
         self._vocabulary: CompactVocabulary | None = None
         self._still: list[nn.Module] = []
+        self.tuner = Tuner()
         self._watch_head()
 
     @property
@@ -68,13 +70,13 @@ class NativeClassifier(nn.Module):
         """Put another last layer in."""
         self.model.set_submodule(self._head_name, head)
 
-    def fold_head(self) -> bool:
-        """Make the last layer a plain linear one, so that transformers can load it. False where it cannot be one."""
+    def fold(self) -> bool:
+        """Make it a model that transformers can load, with a plain linear last layer. False where it cannot be one."""
         linear = as_linear(self.head)
         if linear is not None and linear is not self.head:
             self.set_head(linear)
             self._watch_head()
-        return linear is not None
+        return self.tuner.fold() and linear is not None
 
     def forward(self, **inputs: Tensor) -> Outputs:
         """input_ids, attention_mask and, where the model has it, token_type_ids: (B, L) int64 → (B, H) and (B, D)."""

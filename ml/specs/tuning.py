@@ -35,8 +35,34 @@ class TopLayersTuning(TuningSpec):
     layers: int = Field(2, ge=1, description="How many of the encoder's layers train, counted from the top.")
 
 
+TargetModules = Annotated[
+    list[str] | None,
+    Field(
+        min_length=1,
+        description="Linear layers by the end of their names, e.g. query, output.dense. Null: all of the encoder's.",
+    ),
+]
+
+
+class LoraTuning(TuningSpec):
+    """W + α/r · B·A: a matrix of low rank beside each frozen one, added to it at the end (Hu et al. 2022)."""
+
+    learning_rates = (1e-3, 5e-4)
+
+    type: Literal["lora"]
+    rank: int = Field(8, ge=1, le=1024, description="r: A is r × in, B is out × r.")
+    alpha: float = Field(16.0, gt=0, le=4096, description="α.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Of what A reads.")
+    target_modules: TargetModules = None
+
+
 Tuning = Annotated[
-    FullTuning | FrozenTuning | TopLayersTuning,
+    FullTuning | FrozenTuning | TopLayersTuning | LoraTuning,
     Field(discriminator="type"),
     BeforeValidator(spell_out),
 ]
+
+
+def is_named(layer: str, target: str) -> bool:
+    """Whether a linear layer's name is what a target module says, or ends with it after a dot."""
+    return layer == target or layer.endswith(f".{target}")
