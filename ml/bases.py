@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -58,18 +59,20 @@ def read_base_facts(name: str, folder: Path) -> BaseFacts:
         raise FileNotFoundError(f"base model '{name}' lacks {', '.join(missing)} in {folder}")
     config = json.loads((folder / CONFIG).read_text())
     with safe_open(folder / WEIGHTS, "numpy") as weights:
-        parameters = sum(_size(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+        shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    layers = config.get("num_hidden_layers") or config["n_layers"]
     return BaseFacts(
         name=name,
         model_type=config["model_type"],
         hidden_size=config.get("hidden_size") or config["dim"],
-        layers=config.get("num_hidden_layers") or config["n_layers"],
+        layers=layers,
         heads=config.get("num_attention_heads") or config["n_heads"],
         dropout=max((config[field] for field in DROPOUTS if config.get(field) is not None), default=None),
         # RoBERTa's positions start after the padding id, so two of its rows hold no token.
         max_length=config.get("max_position_embeddings", 512) - (2 if "roberta" in config["model_type"] else 0),
         vocabulary=config["vocab_size"],
-        parameters=parameters,
+        parameters=sum(_size(shape) for shape in shapes.values()),
+        linear_layers=_linear_layers(shapes, layers),
     )
 
 
@@ -87,7 +90,16 @@ def small_files(folder: Path) -> list[Path]:
     return [folder / CONFIG, folder / TOKENIZER]
 
 
-def _size(shape: list[int]) -> int:
+def _linear_layers(shapes: Mapping[str, Sequence[int]], layers: int) -> tuple[str, ...]:
+    """What the matrices of one layer are called: encoder.layer.3.output.dense.weight is output.dense of layer 3."""
+    matrices = [re.search(r"\.(\d+)\.(.+)\.weight$", name) for name, shape in shapes.items() if len(shape) == 2]
+    found = [match.groups() for match in matrices if match is not None]
+    if len({number for number, _ in found}) != layers:  # some bases use one layer again and again
+        return ()
+    return tuple(sorted({name for _, name in found}))
+
+
+def _size(shape: Sequence[int]) -> int:
     size = 1
     for extent in shape:
         size *= extent

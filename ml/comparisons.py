@@ -81,6 +81,7 @@ def resolve_comparison(
         update={
             "task": first.spec.task,
             "split": first.spec.split,
+            "tuning": first.spec.tuning,
             "training": first.spec.training,
             "losses": [arm.spec.loss for arm in arms],
             "metric": metric,

@@ -23,6 +23,7 @@ from ml.specs.tasks import MultiLabel, Ordinal, Regression, Task, TextClassifica
 from ml.tasks.build import TaskState
 from ml.tasks.cells import CellKind, count_labels, kind_of_cells, to_distribution, to_list, to_number
 from ml.tasks.readings import has_probabilities
+from ml.tuning_checks import resolve_tuning
 
 Cells = Mapping[str, Sequence[str | None]]
 
@@ -401,6 +402,7 @@ def _fill_in(spec: JobSpec, task: Task, loss: Any, labels: Sequence[str], state:
         update={
             "task": task,
             "loss": loss,
+            "tuning": resolve_tuning(spec, base),
             "evaluation": _fill_in_evaluation(spec, state),
             "training": spec.training.model_copy(
                 update={"optimizer": optimizer, "early_stopping": _resolve_early_stopping(spec, state)}
@@ -441,6 +443,5 @@ def _fill_in_evaluation(spec: JobSpec, state: TaskState) -> Any:
 
 
 def _default_learning_rate(spec: JobSpec, base: BaseFacts) -> float:
-    if spec.tuning.type == "frozen":
-        return 1e-2
-    return 1e-4 if base.hidden_size <= 512 else 3e-5
+    narrow, wide = spec.tuning.learning_rates
+    return narrow if base.hidden_size <= 512 else wide

@@ -18,3 +18,4 @@ class BaseModelBody(BaseModel):
     max_length: int = Field(description="Most tokens it can read.")
     vocabulary: int
     parameters: int
+    linear_layers: list[str] = Field(description="What `target_modules` of a tuning may name, in each of its layers.")

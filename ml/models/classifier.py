@@ -6,7 +6,7 @@ They know no loss and no data. The head always trains; it is new, and drawn from
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from ml.bases import DROPOUTS
 from ml.models.heads import as_linear, build_head
 from ml.models.outputs import Outputs
+from ml.models.tuner import Tuner
 from ml.models.vocabulary import CompactVocabulary
 from ml.specs.losses.base import Head
 
@@ -62,6 +63,8 @@ class NativeClassifier(nn.Module):
             self.set_head(build_head(head, last.in_features, last.out_features, scale))
         self._features: Tensor | None = None
         self._vocabulary: CompactVocabulary | None = None
+        self._still: list[nn.Module] = []
+        self.tuner = Tuner()
         self._watch_head()
 
     @property
@@ -73,13 +76,13 @@ class NativeClassifier(nn.Module):
         """Put another last layer in."""
         self.model.set_submodule(self.head_name, head)
 
-    def fold_head(self) -> bool:
-        """Make the last layer a plain linear one, so that transformers can load it. False where it cannot be one."""
+    def fold(self) -> bool:
+        """Make it a model that transformers can load, with a plain linear last layer. False where it cannot be one."""
         linear = as_linear(self.head)
         if linear is not None and linear is not self.head:
             self.set_head(linear)
             self._watch_head()
-        return linear is not None
+        return self.tuner.fold() and linear is not None
 
     def forward(self, **inputs: Tensor) -> Outputs:
         """input_ids, attention_mask and, where the model has it, token_type_ids: (B, L) int64 → (B, H) and (B, D)."""
@@ -87,9 +90,21 @@ class NativeClassifier(nn.Module):
         assert self._features is not None, "the head was called"
         return Outputs(logits, self._features)
 
+    def hold_still(self, modules: list[nn.Module]) -> None:
+        """Keep some modules in eval mode, whatever the rest is in: nothing is dropped out of what does not learn."""
+        self._still = modules
+
+    def train(self, mode: bool = True) -> Self:
+        """Set all but what is held still to training mode, or all to eval mode."""
+        super().train(mode)
+        for module in self._still:
+            module.eval()
+        return self
+
     def compact_words(self, used: Tensor) -> None:
-        """Keep the word embeddings of these ids only: see `ml.models.vocabulary`."""
-        if type(self.model.get_input_embeddings()) is nn.Embedding:  # another kind may do more than look up
+        """Keep the word embeddings of these ids only, if they train: see `ml.models.vocabulary`."""
+        words = self.model.get_input_embeddings()
+        if type(words) is nn.Embedding and words.weight.requires_grad:  # another kind may do more than look up
             self._vocabulary = CompactVocabulary(self.model, used)
 
     def restore_words(self, factor: float) -> None:
@@ -102,7 +117,11 @@ class NativeClassifier(nn.Module):
     def watched_words(self) -> Iterator[list[Tensor]]:
         """Collect the word embeddings (B, L, D) of the passes in this block, with their gradient's graph."""
         seen: list[Tensor] = []
-        hook = self.model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: seen.append(output))
+
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            seen.append(output.requires_grad_())  # where the embeddings are frozen, nothing before here asks for one
+
+        hook = self.model.get_input_embeddings().register_forward_hook(keep)
         try:
             yield seen
         finally:

@@ -65,6 +65,7 @@ class BaseFacts(BaseModel):
     max_length: int
     vocabulary: int
     parameters: int
+    linear_layers: tuple[str, ...]  # names within one of its layers; none where its layers can't be told apart
 
 
 MAX_LABELS = 10_000

@@ -12,6 +12,7 @@ from ml.specs.evaluation import Evaluation
 from ml.specs.losses.composition import Loss
 from ml.specs.samplers import Sampler, Shuffle
 from ml.specs.tasks import Task
+from ml.specs.tuning import FullTuning, Tuning
 
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -51,27 +52,13 @@ class Split(Spec):
         return self
 
 
-class FullTuning(Spec):
-    """Every parameter trains."""
-
-    type: Literal["full"]
-
-
-class FrozenTuning(Spec):
-    """The encoder stays as it is: each text is encoded once, and a linear head trains on the result."""
-
-    type: Literal["frozen"]
-
-
 def _adamw_by_default(value: Any) -> Any:
     return {"type": "adamw", **value} if isinstance(value, dict) else spell_out(value)
 
 
-Tuning = Annotated[FullTuning | FrozenTuning, Field(discriminator="type"), BeforeValidator(spell_out)]
-
 LearningRate = Annotated[
     float | None,
-    Field(gt=0, le=10, description="Null: 1e-4 for encoders up to 512 wide, else 3e-5; 1e-2 for a frozen one."),
+    Field(gt=0, le=10, description="Null: by the tuning and the width of the encoder."),
 ]
 
 

@@ -55,11 +55,11 @@ def export_artifact(
     """
     network = prepared.network.cpu().eval()
     is_native = isinstance(network, NativeClassifier)
-    is_plain = network.fold_head() if isinstance(network, NativeClassifier) else False
     probe = prepared_probe(prepared)
     inputs = list(probe.inputs_of(np.arange(1)))
     logits = _probe_logits(prepared, probe)
     start = prepared.corpus.start
+    is_plain = network.fold() if isinstance(network, NativeClassifier) else False
     described = Description(
         task=fitted.state,
         max_length=prepared.spec.training.max_length,

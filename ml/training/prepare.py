@@ -34,6 +34,7 @@ from ml.models.classifier import (
     read_config,
 )
 from ml.models.heads import SharedHead
+from ml.models.tuning import tune
 from ml.resolve import Resolved, main_loss, needed_headers, resolve
 from ml.specs.errors import quoted, refuse
 from ml.specs.job import JobSpec, Setup
@@ -225,11 +226,13 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
             scale=scale,
             dropout=spec.training.dropout,
         )
-        if decay_of_untouched(spec.training, 0, 1) is not None:
-            network.compact_words(torch.from_numpy(corpus.used_ids))
     if isinstance(network.head, SharedHead):
         network.head.start_at(log_odds_of_levels(list(resolved.train_counts.values())))
     begun = None if corpus.start is None else corpus.start.begin(network, resolved.state)
+    if isinstance(network, NativeClassifier):
+        tune(network, spec.tuning)
+        if decay_of_untouched(spec.training, 0, 1) is not None:
+            network.compact_words(torch.from_numpy(corpus.used_ids))
     return Prepared(
         corpus=corpus,
         resolved=resolved,

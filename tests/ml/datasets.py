@@ -15,11 +15,18 @@ from ml.specs.job import JobSpec
 LABELS = ["positive"] * 30 + ["negative"] * 30 + ["neutral"] * 40
 
 
+# What each layer of a BERT consists of.
+BERT_LAYERS = (
+    *("attention.output.dense", "attention.self.key", "attention.self.query", "attention.self.value"),
+    *("intermediate.dense", "output.dense"),
+)
+
+
 def base(**changes: Any) -> BaseFacts:
     """A small encoder."""
-    whole = {"name": "small", "model_type": "bert", "hidden_size": 384, "layers": 6, "heads": 12}
+    whole = {"name": "small", "model_type": "bert", "hidden_size": 384, "layers": 6, "heads": 12, "dropout": 0.1}
     return BaseFacts.model_validate(
-        {**whole, "dropout": 0.1, "max_length": 512, "vocabulary": 100, "parameters": 1000, **changes}
+        {**whole, "max_length": 512, "vocabulary": 100, "parameters": 1000, "linear_layers": BERT_LAYERS, **changes}
     )
 
 

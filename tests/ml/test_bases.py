@@ -77,3 +77,16 @@ def test_a_base_that_lacks_a_file_says_which(tiny_base: Path, tmp_path: Path) ->
     (copy / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks tokenizer\.json"):
         read_base_facts("tiny", copy)
+
+
+def test_the_layers_of_a_base_are_named_alike(tiny_base: Path) -> None:
+    expected = {f"attention.self.{name}" for name in ("query", "key", "value")}
+    expected |= {"attention.output.dense", "intermediate.dense", "output.dense"}
+    assert set(read_base_facts("tiny", tiny_base).linear_layers) == expected
+
+
+def test_a_base_that_uses_one_layer_again_and_again_has_none_to_tell_apart(tmp_path: Path, tiny_base: Path) -> None:
+    copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    assert read_base_facts("tiny", copy).linear_layers == ()

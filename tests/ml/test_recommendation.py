@@ -30,6 +30,7 @@ BASE = BaseFacts(
     max_length=512,
     vocabulary=30_522,
     parameters=22_000_000,
+    linear_layers=(),
 )
 
 

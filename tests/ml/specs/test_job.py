@@ -8,12 +8,13 @@ from pydantic import ValidationError
 
 from ml.specs.errors import Problem, explain_validation
 from ml.specs.evaluation import Evaluation
-from ml.specs.job import AdamW, FullTuning, JobSpec, Schedule, Split, Training
+from ml.specs.job import AdamW, JobSpec, Schedule, Split, Training
 from ml.specs.losses.base import EffectiveNumber
 from ml.specs.losses.composition import Composition, FixedCombine, WeightSchedule, term_id, terms_of
 from ml.specs.losses.single_label import CrossEntropySpec, FocalSpec
 from ml.specs.losses.table import LOSS_SPECS
 from ml.specs.tasks import MultiLabel, Ordinal, Regression, TextClassification
+from ml.specs.tuning import FullTuning
 
 
 def accept(**body: Any) -> JobSpec:

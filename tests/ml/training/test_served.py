@@ -91,7 +91,7 @@ def test_folding_leaves_the_answers_of_a_model_of_levels_as_they_were(tmp_path: 
     prepared = prepare_run(lay_out(tmp_path, rows=GRADED, loss="coral", task={"type": "ordinal"}), tiny_base)
     rows = np.arange(20)
     before = logits_of(prepared.network, prepared.tokens, rows, MACHINE)
-    assert prepared.network.fold_head()  # type: ignore[operator]
+    assert prepared.network.fold()  # type: ignore[operator]
     assert isinstance(prepared.network.head, torch.nn.Linear)
     np.testing.assert_allclose(logits_of(prepared.network, prepared.tokens, rows, MACHINE), before, rtol=0, atol=1e-6)
 

@@ -1,0 +1,70 @@
+"""Tunings: which of a network's weights train, and what is put into it to be trained. They know no data and no loss.
+
+Outside the encoder, and in its pooler, everything trains: where a layer is new, nothing else makes it more than noise.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ml.models.classifier import NativeClassifier
+from ml.models.tuner import MergingTuner
+from ml.specs.tuning import FullTuning, LoraTuning, TopLayersTuning, Tuning, is_named
+
+
+def tune(network: NativeClassifier, spec: Tuning) -> None:
+    """Freeze what a tuning leaves as it is, and put in what it trains, drawn from the seed that is set before."""
+    if isinstance(spec, FullTuning):
+        return
+    encoder = network.model.base_model
+    outside = [child for child in network.model.children() if child is not encoder]
+    network.model.requires_grad_(False)
+    if isinstance(spec, TopLayersTuning):
+        for layer in find_layers(network.model)[1][-spec.layers :]:
+            layer.requires_grad_(True)
+    elif isinstance(spec, LoraTuning):
+        network.tuner = add_lora(network.model, spec)
+    for module in (*outside, getattr(encoder, "pooler", None)):
+        if module is not None:
+            module.requires_grad_(True)
+    if isinstance(spec, TopLayersTuning):
+        network.hold_still([module for module in encoder.modules() if _is_frozen(module)])
+
+
+def add_lora(model: Any, spec: LoraTuning) -> MergingTuner:
+    """A matrix of low rank beside each target module."""
+    from peft import LoraConfig, LoraModel  # slow to import, and few need it
+
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=find_linear(model, spec.target_modules or ()),
+    )
+    return MergingTuner(LoraModel(model, config, "default"))
+
+
+def find_layers(model: Any) -> tuple[str, nn.ModuleList]:
+    """The encoder's layers, the first at the bottom, and what their list is called."""
+    count = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    raise TypeError(f"{type(model).__name__} has no stack of {count} layers")
+
+
+def find_linear(model: Any, targets: Sequence[str]) -> list[str]:
+    """The full names of the linear layers that these names mean, in each layer of the encoder."""
+    stack, layers = find_layers(model)
+    return [
+        f"{stack}.{name}"
+        for name, module in layers.named_modules()
+        if isinstance(module, nn.Linear) and any(is_named(name.split(".", 1)[1], target) for target in targets)
+    ]
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether a module has weights, and none of them trains."""
+    weights = list(module.parameters())
+    return bool(weights) and not any(weight.requires_grad for weight in weights)

@@ -1,0 +1,63 @@
+"""A tuning meets a base model: what is filled in, and what cannot work."""
+
+from typing import Any
+
+import pytest
+
+from tests.ml.datasets import BERT_LAYERS, Dataset, base
+
+
+@pytest.mark.parametrize(("layers", "is_fine"), [(1, True), (6, True), (7, False)])
+def test_as_many_layers_train_as_there_are(layers: int, is_fine: bool) -> None:
+    tuning = {"type": "top_layers", "layers": layers}
+    if is_fine:
+        assert Dataset().resolve(tuning=tuning).spec.tuning.model_dump() == tuning
+    else:
+        problem = Dataset().refuse(tuning=tuning)
+        assert problem.pointer == "/tuning/layers"
+        assert "'layers' is 7, and base model 'small' has 6" in problem.message
+
+
+OF_LAYERS: list[dict[str, Any]] = [{"type": "top_layers"}, {"type": "lora"}]
+
+
+@pytest.mark.parametrize("tuning", OF_LAYERS, ids=str)
+def test_a_base_whose_layers_cannot_be_told_apart_is_for_other_tunings(tuning: dict[str, Any]) -> None:
+    problem = Dataset().refuse(base(model_type="albert", linear_layers=()), tuning=tuning)
+    assert (problem.pointer, problem.code) == ("/tuning/type", "unknown_architecture")
+    assert "'small' (albert)" in problem.message
+    assert "full or frozen" in problem.message
+
+
+@pytest.mark.parametrize("width", [384, 768])
+def test_top_layers_learn_at_the_rate_of_full_tuning(width: int) -> None:
+    rates = {
+        Dataset().resolve(base(hidden_size=width), tuning=tuning).spec.training.optimizer.learning_rate
+        for tuning in ("full", "top_layers")
+    }
+    assert len(rates) == 1
+
+
+def test_target_modules_that_were_left_open_are_all_linear_layers_of_the_encoder() -> None:
+    tuning: Any = Dataset().resolve(tuning="lora").spec.tuning
+    assert tuning.target_modules == list(BERT_LAYERS)
+
+
+@pytest.mark.parametrize("given", [["query"], ["attention.output.dense", "key"], ["dense"]])
+def test_target_modules_that_were_given_stay(given: list[str]) -> None:
+    tuning: Any = Dataset().resolve(tuning={"type": "lora", "target_modules": given}).spec.tuning
+    assert tuning.target_modules == given
+
+
+@pytest.mark.parametrize("name", ["quer", "ery", "pooler.dense", "layer.0.attention.self.query"])
+def test_an_unknown_target_module_is_told_those_that_exist(name: str) -> None:
+    problem = Dataset().refuse(tuning={"type": "lora", "target_modules": ["key", name]})
+    assert (problem.pointer, problem.code) == ("/tuning/target_modules/1", "unknown_module")
+    assert f"no linear layer '{name}'" in problem.message
+    assert "attention.self.query, attention.self.value, intermediate.dense, output.dense" in problem.message
+
+
+@pytest.mark.parametrize("tuning", OF_LAYERS, ids=str)
+def test_a_resolved_tuning_resolves_to_itself(tuning: dict[str, Any]) -> None:
+    once = Dataset().resolve(tuning=tuning).spec
+    assert Dataset().resolve(**once.model_dump()).spec == once
