@@ -91,7 +91,7 @@ def measure_ours(parts: dict[str, list[tuple[str, str]]], asked: Measured) -> Me
         }
         (run.path / "spec.json").write_text(json.dumps(spec))
         prepared = prepare(run, Placement())
-        machine = look_around(prepared.spec.training, 0)
+        machine = look_around(prepared.spec.training, Placement(), prepared.tokens_that_fit)
         torch.set_num_threads(machine.threads)
         lengths = prepared.tokens.lengths[prepared.resolved.parts == 0]
         told: list[Measured] = []
