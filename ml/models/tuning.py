@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from ml.models.adapters import put_adapters
 from ml.models.classifier import NativeClassifier
-from ml.models.tuner import MergingTuner
-from ml.specs.tuning import FullTuning, LoraTuning, TopLayersTuning, Tuning, is_named
+from ml.models.tuner import LastingTuner, MergingTuner
+from ml.specs.tuning import AdapterTuning, FullTuning, LoraTuning, TopLayersTuning, Tuning
 
 
 def tune(network: NativeClassifier, spec: Tuning) -> None:
@@ -24,7 +25,12 @@ def tune(network: NativeClassifier, spec: Tuning) -> None:
         for layer in find_layers(network.model)[1][-spec.layers :]:
             layer.requires_grad_(True)
     elif isinstance(spec, LoraTuning):
-        network.tuner = add_lora(network.model, spec)
+        network.tuner = _add_lora(network.model, spec)
+    elif isinstance(spec, AdapterTuning):
+        put_adapters(network.model, find_linear(network.model, spec.target_modules), spec.size)
+        for norm in (module for module in encoder.modules() if "norm" in type(module).__name__.lower()):
+            norm.requires_grad_(True)
+        network.tuner = LastingTuner()
     for module in (*outside, getattr(encoder, "pooler", None)):
         if module is not None:
             module.requires_grad_(True)
@@ -32,7 +38,7 @@ def tune(network: NativeClassifier, spec: Tuning) -> None:
         network.hold_still([module for module in encoder.modules() if _is_frozen(module)])
 
 
-def add_lora(model: Any, spec: LoraTuning) -> MergingTuner:
+def _add_lora(model: Any, spec: LoraTuning) -> MergingTuner:
     """A matrix of low rank beside each target module."""
     from peft import LoraConfig, LoraModel  # slow to import, and few need it
 
@@ -40,7 +46,7 @@ def add_lora(model: Any, spec: LoraTuning) -> MergingTuner:
         r=spec.rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
-        target_modules=find_linear(model, spec.target_modules or ()),
+        target_modules=find_linear(model, spec.target_modules),
     )
     return MergingTuner(LoraModel(model, config, "default"))
 
@@ -54,14 +60,11 @@ def find_layers(model: Any) -> tuple[str, nn.ModuleList]:
     raise TypeError(f"{type(model).__name__} has no stack of {count} layers")
 
 
-def find_linear(model: Any, targets: Sequence[str]) -> list[str]:
-    """The full names of the linear layers that these names mean, in each layer of the encoder."""
+def find_linear(model: Any, targets: Sequence[str] | None) -> list[str]:
+    """The names in the whole model of linear layers by their names in each layer of the encoder."""
+    assert targets is not None, "a resolved spec names its target modules"
     stack, layers = find_layers(model)
-    return [
-        f"{stack}.{name}"
-        for name, module in layers.named_modules()
-        if isinstance(module, nn.Linear) and any(is_named(name.split(".", 1)[1], target) for target in targets)
-    ]
+    return [f"{stack}.{number}.{name}" for number in range(len(layers)) for name in targets]
 
 
 def _is_frozen(module: nn.Module) -> bool:

@@ -35,12 +35,10 @@ class TopLayersTuning(TuningSpec):
     layers: int = Field(2, ge=1, description="How many of the encoder's layers train, counted from the top.")
 
 
+LayerNames = Annotated[list[str], Field(min_length=1)]
 TargetModules = Annotated[
-    list[str] | None,
-    Field(
-        min_length=1,
-        description="Linear layers by the end of their names, e.g. query, output.dense. Null: all of the encoder's.",
-    ),
+    LayerNames | None,
+    Field(description="Linear layers by their names or ends of them, e.g. query. Null: all of the encoder's layers."),
 ]
 
 
@@ -56,13 +54,27 @@ class LoraTuning(TuningSpec):
     target_modules: TargetModules = None
 
 
+class AdapterTuning(TuningSpec):
+    """A bottleneck after attention and one after the feed-forward part of each layer; norms train too.
+
+    Houlsby et al. 2019. It begins as almost the identity.
+    """
+
+    learning_rates = (1e-3, 3e-4)
+
+    type: Literal["adapter"]
+    size: int = Field(64, ge=1, le=4096, description="Width of the bottleneck.")
+    target_modules: LayerNames | None = Field(
+        None, description="Linear layers that a bottleneck comes after. Null: the last of attention and feed-forward."
+    )
+
+
 Tuning = Annotated[
-    FullTuning | FrozenTuning | TopLayersTuning | LoraTuning,
+    FullTuning | FrozenTuning | TopLayersTuning | LoraTuning | AdapterTuning,
     Field(discriminator="type"),
     BeforeValidator(spell_out),
 ]
 
-
-def is_named(layer: str, target: str) -> bool:
-    """Whether a linear layer's name is what a target module says, or ends with it after a dot."""
-    return layer == target or layer.endswith(f".{target}")
+# What families of encoders call some of a layer's linear layers. A base has one of each.
+ATTENTION_OUTPUTS = ("attention.output.dense", "attention.out_lin", "attention.attn.o", "attn.Wo")
+FEED_FORWARD_OUTPUTS = ("output.dense", "ffn.lin2", "mlp.Wo")

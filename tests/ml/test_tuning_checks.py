@@ -18,7 +18,7 @@ def test_as_many_layers_train_as_there_are(layers: int, is_fine: bool) -> None:
         assert "'layers' is 7, and base model 'small' has 6" in problem.message
 
 
-OF_LAYERS: list[dict[str, Any]] = [{"type": "top_layers"}, {"type": "lora"}]
+OF_LAYERS: list[dict[str, Any]] = [{"type": "top_layers"}, {"type": "lora"}, {"type": "adapter"}]
 
 
 @pytest.mark.parametrize("tuning", OF_LAYERS, ids=str)
@@ -43,10 +43,52 @@ def test_target_modules_that_were_left_open_are_all_linear_layers_of_the_encoder
     assert tuning.target_modules == list(BERT_LAYERS)
 
 
-@pytest.mark.parametrize("given", [["query"], ["attention.output.dense", "key"], ["dense"]])
-def test_target_modules_that_were_given_stay(given: list[str]) -> None:
-    tuning: Any = Dataset().resolve(tuning={"type": "lora", "target_modules": given}).spec.tuning
-    assert tuning.target_modules == given
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["query"], ["attention.self.query"]),
+        (["output.dense"], ["output.dense"]),  # it is called just so
+        (["value", "dense", "value"], ["attention.self.value", *(name for name in BERT_LAYERS if "dense" in name)]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["lora", "adapter"])
+def test_target_modules_are_those_called_so_or_else_those_that_end_so(
+    kind: str, given: list[str], expected: list[str]
+) -> None:
+    tuning: Any = Dataset().resolve(tuning={"type": kind, "target_modules": given}).spec.tuning
+    assert tuning.target_modules == expected
+
+
+DISTILBERT_LAYERS = (
+    "attention.k_lin",
+    "attention.out_lin",
+    "attention.q_lin",
+    "attention.v_lin",
+    "ffn.lin1",
+    "ffn.lin2",
+)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (BERT_LAYERS, ["attention.output.dense", "output.dense"]),
+        (DISTILBERT_LAYERS, ["attention.out_lin", "ffn.lin2"]),
+        (("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"), ["attn.Wo", "mlp.Wo"]),
+    ],
+)
+def test_adapters_come_after_attention_and_feed_forward(layers: tuple[str, ...], expected: list[str]) -> None:
+    tuning: Any = Dataset().resolve(base(linear_layers=layers), tuning="adapter").spec.tuning
+    assert tuning.target_modules == expected
+
+
+def test_where_a_base_calls_its_layers_otherwise_the_places_of_adapters_must_be_said() -> None:
+    other = base(model_type="other", linear_layers=("mix.out", "mlp.down"))
+    problem = Dataset().refuse(other, tuning="adapter")
+    assert (problem.pointer, problem.code) == ("/tuning/target_modules", "unknown_architecture")
+    assert "set 'target_modules'. Each of its layers has: mix.out, mlp.down." in problem.message
+    tuning = {"type": "adapter", "size": 8, "target_modules": ["mix.out", "mlp.down"]}
+    assert Dataset().resolve(other, tuning=tuning).spec.tuning.model_dump() == tuning
 
 
 @pytest.mark.parametrize("name", ["quer", "ery", "pooler.dense", "layer.0.attention.self.query"])
