@@ -133,7 +133,8 @@ def _check_needs(pointer: str, loss: LossSpec, spec: JobSpec, facts: DatasetFact
             f"'{loss.type}' trains the encoder, but tuning 'frozen' leaves nothing of it to train. Use tuning 'full'.",
             "nothing_to_train",
         )
-    if "second_forward" in loss.needs and (spec.training.dropout == 0 or (is_frozen and not spec.training.dropout)):
+    is_without_dropout = not spec.training.dropout if is_frozen else spec.training.dropout == 0
+    if "second_forward" in loss.needs and is_without_dropout and not getattr(spec.tuning, "dropout", 0):
         raise refuse(
             pointer,
             f"'{loss.type}' needs dropout above 0; this model has 0, so its two passes would be the same and the term "

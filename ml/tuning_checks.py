@@ -1,6 +1,7 @@
 """A tuning meets a base model: what was left open is filled in, what cannot work is refused. Torch-free."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ml.specs.errors import did_you_mean, refuse
 from ml.specs.facts import BaseFacts
@@ -8,9 +9,15 @@ from ml.specs.job import Setup
 from ml.specs.tuning import (
     ATTENTION_OUTPUTS,
     FEED_FORWARD_OUTPUTS,
+    KEYS,
+    PREFIXABLE,
+    VALUES,
     AdapterTuning,
     FrozenTuning,
     FullTuning,
+    Ia3Tuning,
+    PrefixTuning,
+    PromptTuning,
     TopLayersTuning,
     Tuning,
 )
@@ -21,11 +28,14 @@ def resolve_tuning(spec: Setup, base: BaseFacts) -> Tuning:
     tuning = spec.tuning
     if isinstance(tuning, FullTuning | FrozenTuning):
         return tuning
+    if isinstance(tuning, PromptTuning | PrefixTuning):
+        _check_virtual_tokens(tuning, spec, base)
+        return tuning
     if not base.linear_layers:
         raise refuse(
             "/tuning/type",
             f"'{tuning.type}' is for encoders of layers that can be told apart, and base model '{base.name}' "
-            f"({base.model_type}) has none such. Use full or frozen.",
+            f"({base.model_type}) has none such. Use full, frozen or prompt.",
             "unknown_architecture",
         )
     if isinstance(tuning, TopLayersTuning):
@@ -36,11 +46,38 @@ def resolve_tuning(spec: Setup, base: BaseFacts) -> Tuning:
                 "or tuning 'full'.",
             )
         return tuning
+    targets: dict[str, Any] = {
+        field: _whole_names(field, getattr(tuning, field) or _targets_of(tuning, field, base), base)
+        for field in ("target_modules", "feedforward_modules")
+        if field in type(tuning).model_fields
+    }
+    return tuning.model_copy(update=targets)
+
+
+def _check_virtual_tokens(tuning: PromptTuning | PrefixTuning, spec: Setup, base: BaseFacts) -> None:
+    if tuning.type == "prefix" and base.model_type not in PREFIXABLE:
+        raise refuse(
+            "/tuning/type",
+            f"'prefix' needs an encoder that takes keys and values beside a text, and base model '{base.name}' is a "
+            f"'{base.model_type}'. It is for: {', '.join(PREFIXABLE)}. Use prompt.",
+            "unknown_architecture",
+        )
+    length = spec.training.max_length
+    if tuning.virtual_tokens + length > base.max_length:
+        raise refuse(
+            "/tuning/virtual_tokens",
+            f"{tuning.virtual_tokens} virtual tokens and training.max_length {length} are more than the "
+            f"{base.max_length} tokens that base model '{base.name}' reads. Take fewer of either.",
+        )
+
+
+def _targets_of(tuning: Tuning, field: str, base: BaseFacts) -> Sequence[str]:
+    """The target modules of a tuning that names none."""
     if isinstance(tuning, AdapterTuning):
-        targets = tuning.target_modules or _known("target_modules", base, ATTENTION_OUTPUTS, FEED_FORWARD_OUTPUTS)
-    else:
-        targets = tuning.target_modules or base.linear_layers
-    return tuning.model_copy(update={"target_modules": _whole_names("target_modules", targets, base)})
+        return _known(field, base, ATTENTION_OUTPUTS, FEED_FORWARD_OUTPUTS)
+    if isinstance(tuning, Ia3Tuning):
+        return _known(field, base, *((KEYS, VALUES) if field == "target_modules" else (FEED_FORWARD_OUTPUTS,)))
+    return base.linear_layers
 
 
 def _known(field: str, base: BaseFacts, *wanted: Sequence[str]) -> list[str]:

@@ -36,6 +36,8 @@ def assemble(artifact: Path, runtime: Path, target: Path) -> Path:
 _BEYOND_TRANSFORMERS = {
     "frozen": "the encoder was frozen and its last layer is averaged over the tokens before the head.",
     "adapter": "adapters stand between the encoder's own layers.",
+    "prompt": "trained vectors stand among the words of every text.",
+    "prefix": "trained keys and values stand before those of every text.",
 }
 
 

@@ -1,7 +1,10 @@
 """Every tuning: it learns, only what it names changes, and what was trained is what is saved and served."""
 
+import csv
+import os
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from ml.artifact.description import ONNX, read_description
+from ml.bases import DEFAULT_BASE, find_base
 from ml.inference.classifier import OnnxClassifier, open_session
 from ml.training.errors import StoppedError
 from ml.training.export import export_artifact
@@ -44,6 +48,7 @@ class Kind:
     trains: str  # the parameters that train beside the head
     changes: str | None  # the weights of the saved model that differ from the base's; none: transformers can't load it
     rate: float = 1e-2
+    may_stay: str = r"$^"  # of these, what may end as it began
 
 
 KINDS = {
@@ -53,6 +58,19 @@ KINDS = {
         *(r"\.lora_[AB]\.", r"self\.(query|value)\.weight|\.\d\.output\.dense\.weight"),
     ),
     "adapter": Kind({"type": "adapter", "size": 16}, r"output\.dense\.1\.|LayerNorm", None),
+    "ia3": Kind(
+        {"type": "ia3"},
+        *(r"\.ia3_l\.", r"self\.(key|value)\.weight|\.\d\.output\.dense\.weight"),  # biases are 0 at first
+        rate=3e-2,
+    ),
+    "adalora": Kind(
+        {"type": "adalora", "rank": 2, "initial_rank": 4, "interval": 2, "dropout": 0.1},
+        *(r"\.lora_[ABE]\.", r"dense\.weight|self\..*\.weight"),
+        rate=3e-2,
+        may_stay=r"\.lora_E\.|encoder\.layer\.\d\..*\.weight",  # of a matrix that lost all its rank
+    ),
+    "prompt": Kind({"type": "prompt", "virtual_tokens": 5}, r"\.prompt$", None, rate=3e-2),
+    "prefix": Kind({"type": "prefix", "virtual_tokens": 5}, r"\.prefix$", None, rate=3e-2),
 }
 MERGED = [name for name, kind in KINDS.items() if kind.changes is not None]
 LASTING = [name for name, kind in KINDS.items() if kind.changes is None]
@@ -123,7 +141,8 @@ def test_what_it_names_and_the_head_change_and_nothing_else(trainer: Trainer, ki
     changed = {name for name, tensor in trained.before.items() if not torch.equal(tensor, trained.after[name])}
     expected = re.compile(rf"{KINDS[kind].trains}|{HEAD}")
     named = {name for name in trained.before if expected.search(name)}
-    assert changed == named
+    assert changed <= named
+    assert not [name for name in named - changed if not re.search(KINDS[kind].may_stay, name)]
     assert any("classifier" in name for name in changed)
 
 
@@ -152,7 +171,9 @@ def test_transformers_loads_what_was_trained(trainer: Trainer, kind: str, tiny_b
     expected = re.compile(rf"{KINDS[kind].changes}|pooler\.")
     changed = {name for name, tensor in base.items() if not torch.equal(tensor, saved[f"bert.{name}"])}
     named = {name for name in base if expected.search(name)}
-    assert changed == named
+    assert changed <= named
+    assert len(named - changed) < len(named) / 2
+    assert not [name for name in named - changed if not re.search(KINDS[kind].may_stay, name)]
 
 
 @pytest.mark.parametrize("kind", LASTING)
@@ -216,3 +237,27 @@ def test_terms_that_train_the_encoder_reach_it(trainer: Trainer, kind: str, term
 def test_words_that_do_not_train_are_left_whole(trainer: Trainer, kind: str) -> None:
     prepared: Any = trainer.prepare(trainer.lay_out(f"words-{kind}", kind))
     assert len(prepared.network.model.get_input_embeddings().weight) == prepared.network.model.config.vocab_size
+
+
+_TREC = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data") / "trec"
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not _TREC.is_dir(), reason=f"{_TREC} is not there")
+@pytest.mark.parametrize("kind", ["lora", "adapter"])
+def test_minilm_learns_kinds_of_questions_at_the_default_rate(tmp_path: Path, kind: str) -> None:
+    rows = []
+    for part, most in (("train", 640), ("test", 200)):
+        with (_TREC / f"{part}.csv").open(newline="", encoding="utf-8") as file:
+            rows += [(row["text"], row["label"], part) for row in islice(csv.DictReader(file), most)]
+    run = lay_out(
+        tmp_path,
+        rows=rows,
+        headers=("text", "label", "split"),
+        model=DEFAULT_BASE,
+        tuning=kind,
+        split={"validation": 0, "test": 0},
+        training={"epochs": 3, "batch_size": 16},
+    )
+    fitted = fit_run(run, prepare_run(run, find_base(DEFAULT_BASE, {})))
+    assert fitted.metrics["test"]["accuracy"] > 0.7  # the most frequent label has under 0.3
