@@ -5,7 +5,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format bench bench-uploads bench-losses clean
+.PHONY: help setup demo up test prove-losses check format bench bench-uploads bench-losses clean
 
 help:            ## Show this help
 	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  +## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,8 +26,13 @@ demo: $(SETUP)   ## Upload, train, predict, then keep serving (DATA=file.csv TEX
 up: $(SETUP)     ## Start broker, API and worker in the foreground
 	@$(BIN)/minimand up
 
+# Two processes, each with its own servers. A file's tests stay together, as they share what they trained; the files
+# come in their order, in which the slow ones are early.
 test: $(SETUP)   ## Run the tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+prove-losses: $(SETUP)  ## Train with every loss through the API, on real files (about 6 minutes on 2 cores)
+	$(BIN)/python -m pytest -q -m proof tests/flows/test_every_loss.py
 
 check: $(SETUP)  ## Lint, types and the import contracts
 	$(BIN)/ruff check .

@@ -47,7 +47,15 @@ def build_services(settings: Settings) -> Services:
         keys=KeyService(database),
         base_models=base_models,
         datasets=datasets,
-        jobs=JobService(database, queue, datasets, base_models, models, training_queue=settings.training_queue),
+        jobs=JobService(
+            database,
+            queue,
+            datasets,
+            base_models,
+            models,
+            training_queue=settings.training_queue,
+            trainer_memory_bytes=settings.trainer_memory_bytes,
+        ),
         models=models,
         predictions=PredictionService(models, cache_size=settings.model_cache_size, threads=settings.inference_threads),
     )

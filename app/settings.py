@@ -54,7 +54,15 @@ class Settings(BaseSettings):
         "auto", description="What a worker trains on: auto, cpu, or GPU numbers such as 0,1. One training slot each."
     )
     trainer_threads: int = Field(0, ge=0, description="Threads of a CPU trainer; 0 takes every core.")
-    trainer_memory_bytes: int = Field(0, ge=0, description="Address space of a CPU trainer; 0 sets no limit.")
+    trainer_memory_bytes: int = Field(
+        0, ge=0, description="Address space of a CPU trainer; 0 sets no limit. API and workers: the same."
+    )
+    training_cache_bytes: int = Field(
+        10_000_000_000,
+        ge=0,
+        description="Tokens and encoded texts a worker keeps on disk for later jobs; those not used longest go first. "
+        "0 keeps none.",
+    )
     trainer_nice: int = Field(10, ge=0, le=19, description="How far a trainer on shared cores steps back (nice).")
 
     model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")
@@ -80,3 +88,8 @@ class Settings(BaseSettings):
     def scratch(self) -> Path:
         """Local disk for uploads being parsed and runs being trained; never shared between hosts."""
         return self.home.resolve() / "scratch"
+
+    @property
+    def training_cache(self) -> Path:
+        """Local disk for what one job computed and another can use."""
+        return self.home.resolve() / "cache" / "training"

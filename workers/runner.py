@@ -31,6 +31,7 @@ from app.settings import Settings
 from app.storage import FileStore
 from ml.artifact.description import read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
+from ml.bases import find_base
 from ml.specs.comparison import Comparison
 from ml.specs.job import JobSpec
 from ml.specs.losses.composition import Loss, teachers_of
@@ -155,13 +156,16 @@ class _Run:
         _write_json(self.folder / "spec.json", job.spec)
         _write_json(self.folder / "facts.json", dataset.facts)
         (self.folder / "rows.parquet").symlink_to(self.store.local_path(dataset.file))
+        base_models, start = self.start_of(job)
         _write_json(
             self.folder / "run.json",
             {
                 "kind": job.kind,
-                "base_models": {name: str(path) for name, path in self.settings.base_models.items()},
+                "base_models": {name: str(path) for name, path in base_models.items()},
+                "start": start and str(start),
                 "dataset_sha256": dataset.sha256,
                 "teachers": self.teachers(job),
+                "cache": self.cache(),
                 "threads": self.settings.trainer_threads,
                 "memory_bytes": self.settings.trainer_memory_bytes if job.queue != "gpu" else 0,
                 "nice": self.settings.trainer_nice,
@@ -181,6 +185,28 @@ class _Run:
                     continue
                 self.checkpoint_ids[name] = checkpoint.id
         return job
+
+    def start_of(self, job: JobRow) -> tuple[dict[str, Path], Path | None]:
+        """The folders of base models; and, where the job trains a model further, that model's artifact.
+
+        Such a model is a base under its own id; one that is a head alone, with the folder of the base it stands on.
+        """
+        bases, name = dict(self.settings.base_models), job.spec["model"]
+        if not name.startswith("mdl_"):
+            return bases, None
+        with self.database.read() as session:
+            model = models.find(session, job.project_id, name)
+        if model is None:
+            raise FileNotFoundError(f"the model {name} that is trained further")
+        artifact = self.store.local_path(model.folder)
+        has_weights = model.description["head"] == "native"
+        bases[name] = artifact if has_weights else find_base(model.description["base_model"], bases)
+        return bases, artifact
+
+    def cache(self) -> dict[str, Any] | None:
+        """Where the trainer finds what earlier jobs computed."""
+        limit = self.settings.training_cache_bytes
+        return {"folder": str(self.settings.training_cache), "max_bytes": limit} if limit else None
 
     def teachers(self, job: JobRow) -> dict[str, tuple[str, str]]:
         """The folders of the models that the job's loss learns from, by id."""

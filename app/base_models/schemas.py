@@ -13,6 +13,8 @@ class BaseModelBody(BaseModel):
     model_type: str = Field(description="Its architecture, as its config says.")
     hidden_size: int
     layers: int
+    heads: int = Field(description="Of attention.")
+    dropout: float | None = Field(description="The greatest probability its config names, or null.")
     max_length: int = Field(description="Most tokens it can read.")
     vocabulary: int
     parameters: int

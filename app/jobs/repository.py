@@ -7,6 +7,7 @@ database's own clock, given as `now`.
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, delete, func, literal, null, or_, select, tuple_, update
@@ -19,6 +20,8 @@ from app.http.pagination import PageRequest, fetch_page
 from app.jobs.states import Wish
 
 Now = ColumnElement[float] | float
+
+SPEED_JOBS = 10  # so many trainings say how fast the next will be
 
 
 class LostClaimError(Exception):
@@ -337,6 +340,21 @@ def list_metrics(
     query = query.order_by(*(column.asc() if is_ascending else column.desc() for column in columns))
     rows = list(session.scalars(query.limit(page.limit + 1)))
     return rows[: page.limit], len(rows) > page.limit
+
+
+def tokens_per_second(session: Session, queue: str, model: str) -> float | None:
+    """The median speed of the last trainings of a base model, whosever they are; None where none has succeeded."""
+    alike = (
+        JobRow.kind == "training",
+        JobRow.status == "succeeded",
+        JobRow.queue == queue,
+        JobRow.spec["model"].as_string() == model,
+        JobRow.spec["tuning", "type"].as_string() == "full",  # a frozen encoder reads no token while its head trains
+    )
+    last = select(JobRow.id).where(*alike).order_by(JobRow.id.desc()).limit(SPEED_JOBS)
+    is_speed = MetricRow.name == "train/tokens_per_second"
+    values = session.scalars(select(MetricRow.value).where(is_speed, MetricRow.job_id.in_(last))).all()
+    return median(values) if values else None
 
 
 def add_checkpoint(session: Session, claim: Claim, row: CheckpointRow, events: Sequence[Event]) -> None:

@@ -5,6 +5,7 @@ It knows no HTTP and no torch.
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
@@ -18,7 +19,7 @@ from app.http.idempotency import create_once, find_created, idempotency_of
 from app.http.pagination import PageRequest
 from app.ids import new_id
 from app.jobs import repository
-from app.jobs.estimate import estimate
+from app.jobs.estimate import check_memory, estimate
 from app.jobs.repository import status_event
 from app.jobs.schemas import JobValidation
 from app.jobs.states import ENDED, SHORT_QUEUE, shown_status
@@ -47,6 +48,7 @@ class JobService:
         models: ModelService,
         *,
         training_queue: str,
+        trainer_memory_bytes: int,
     ) -> None:
         self._database = database
         self._queue = queue
@@ -54,6 +56,7 @@ class JobService:
         self._base_models = base_models
         self._models = models
         self._training_queue = training_queue
+        self._memory_limit = trainer_memory_bytes if training_queue == "cpu" else 0  # of a GPU none is known
 
     def submit(
         self, caller: Caller, spec: JobSpec | Comparison, idempotency_key: str | None, *, kind: JobKind
@@ -85,7 +88,10 @@ class JobService:
         resolved = self._resolve(caller, spec)
         assert resolved.spec.loss is not None, "a resolved spec has a loss"
         dataset = self._datasets.get_row(caller.project_id, spec.dataset)
+        base = self._base_of(caller, spec.model)
         labels = resolved.state.labels
+        with self._database.read() as session:
+            speed = repository.tokens_per_second(session, self._training_queue, base.name)
         weights = {}
         for term in terms_of(resolved.spec.loss):
             found = weigh_labels(getattr(term.loss, "class_weights", None), labels, resolved.train_counts)
@@ -96,7 +102,7 @@ class JobService:
             task=resolved.state.type,
             train_counts=resolved.train_counts,
             weights=weights,
-            estimate=estimate(resolved, self._datasets.facts(dataset), self._base_models.get(spec.model)),
+            estimate=estimate(resolved, self._datasets.facts(dataset), base, tokens_per_second=speed),
             warnings=list(resolved.warnings),
         )
 
@@ -173,24 +179,45 @@ class JobService:
             resolved = self._resolve(caller, spec)
             return resolved.spec, resolved.warnings
         comparison = resolve_comparison(spec, *self._look_up(caller, spec))
-        for place, arm in enumerate(comparison.arms):
-            self._check_teachers(caller, arm, f"/losses/{place}")
+        arms = tuple(self._check(caller, arm, f"/losses/{place}") for place, arm in enumerate(comparison.arms))
+        comparison = replace(comparison, arms=arms)
         return comparison.spec, comparison.warnings
 
     def _resolve(self, caller: Caller, spec: JobSpec) -> Resolved:
-        resolved = resolve(spec, *self._look_up(caller, spec))
-        self._check_teachers(caller, resolved, "/loss")
-        return resolved
+        return self._check(caller, resolve(spec, *self._look_up(caller, spec)), "/loss")
 
     def _look_up(self, caller: Caller, spec: Setup) -> tuple[DatasetFacts, BaseFacts, Cells]:
         """What a spec is resolved against."""
-        base = self._base_models.get(spec.model)
+        base = self._base_of(caller, spec.model)
         try:
             dataset = self._datasets.get_row(caller.project_id, spec.dataset)
         except NotFoundError as error:
             raise _no_dataset(spec) from error
         facts = self._datasets.facts(dataset)
         return facts, base, self._datasets.read_column_values(dataset, needed_headers(spec, facts))
+
+    def _base_of(self, caller: Caller, name: str) -> BaseFacts:
+        """What is known of a base model, or of the one that a model of the project came from. Raises SpecError."""
+        if not name.startswith("mdl_"):
+            return self._base_models.get(name)
+        try:
+            description = self._models.get_row(caller.project_id, name).description
+        except NotFoundError as error:
+            raise refuse("/model", f"there is no model '{name}' to train further.", "model_not_found") from error
+        if description["head"] == "native" and not description["loads_in_transformers"]:
+            raise refuse(
+                "/model",
+                f"'{name}' cannot be trained further: its weights are not those of a plain encoder and head. Start "
+                f"from '{description['base_model']}'.",
+                "cannot_continue",
+            )
+        return self._base_models.get(description["base_model"])
+
+    def _check(self, caller: Caller, resolved: Resolved, pointer: str) -> Resolved:
+        """What the dataset cannot tell: whether teachers fit, and whether a step fits into a trainer's memory."""
+        self._check_teachers(caller, resolved, pointer)
+        told = check_memory(resolved, self._base_of(caller, resolved.spec.model), self._memory_limit)
+        return replace(resolved, warnings=(*resolved.warnings, *told))
 
     def _check_teachers(self, caller: Caller, resolved: Resolved, pointer: str) -> None:
         """A teacher must be a model of this project that is read as the new one will be, over the same labels."""

@@ -26,7 +26,7 @@ class LossBody(BaseModel):
     paper: str
     schema_: dict[str, Any] = Field(alias="schema", description="JSON Schema of the loss in a job spec.")
     defaults: dict[str, Any]
-    example: dict[str, Any] = Field(description="Runs as it stands in a job spec's `loss`.")
+    example: dict[str, Any] = Field(description="Runs as it stands in a job spec's `loss`, or in a term if auxiliary.")
 
 
 def loss_body(name: str, spec: type[LossSpec]) -> LossBody:

@@ -77,7 +77,13 @@ def folder_bytes(manifest: dict[str, Any]) -> int:
 
 def manifest_sha256(folder: Path) -> str:
     """The digest of a folder's manifest, and so of all that is in the folder."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    return file_sha256(folder / MANIFEST)
+
+
+def file_sha256(path: Path) -> str:
+    """The digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def newest_verified(folder: Path, refused: Callable[[str], None]) -> Path | None:

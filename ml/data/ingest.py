@@ -5,7 +5,6 @@ It knows no request and no store.
 """
 
 import gc
-import hashlib
 import json
 import os
 import resource
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
+from ml.artifact.manifest import file_sha256
 from ml.data.parquet_reader import read_parquet
 from ml.data.readers import TextTable, no_rows, read_csv, read_jsonl, text_schema
 from ml.data.report import IngestOptions, IngestReport
@@ -52,9 +52,9 @@ def ingest(source: Path, destination: Path, options: IngestOptions) -> IngestRep
         facts=tally.facts(),
         rows=tally.rows,
         bytes=destination.stat().st_size,
-        sha256=_sha256(destination),
+        sha256=file_sha256(destination),
         source_bytes=source.stat().st_size,
-        source_sha256=_sha256(source),
+        source_sha256=file_sha256(source),
         format=opened.format,
     )
 
@@ -133,11 +133,6 @@ def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
             waiting, rows, size = [], 0, 0
     if waiting:
         yield pa.Table.from_batches(waiting)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main(arguments: list[str]) -> int:

@@ -1,6 +1,6 @@
 """Texts as token ids, held flat; and micro-batches padded to their longest row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ml.artifact.tokenizer import Text, load_tokenizer, tokenize
+from ml.data.cache import Arrays
 
 Rows = NDArray[np.int64]
-_TEXTS_AT_ONCE = 10_000
+_IDS_AT_ONCE = 1 << 20
+
+
+def token_arrays(
+    folder: Path, texts: Iterable[Sequence[Text]], max_length: int, *, has_types: bool
+) -> Iterator[Arrays]:
+    """Tokenize texts that come some at a time: ids and, for a model that has them, types, flat; and lengths."""
+    tokenizer = load_tokenizer(folder, max_length)
+    for some in texts:
+        encodings = tokenize(tokenizer, some)
+        arrays = {
+            "ids": np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings]),
+            "lengths": np.array([len(encoding.ids) for encoding in encodings], np.int64),
+        }
+        if has_types:
+            arrays["types"] = np.concatenate([np.array(encoding.type_ids, np.int8) for encoding in encodings])
+        yield arrays
 
 
 class TokenTable:
@@ -21,43 +38,46 @@ class TokenTable:
     its neighbours.
     """
 
-    def __init__(self, folder: Path, texts: Sequence[Text], max_length: int, *, pad_id: int, has_types: bool) -> None:
-        tokenizer = load_tokenizer(folder, max_length)
-        ids, types, lengths = [], [], []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            for encoding in tokenize(tokenizer, texts[start : start + _TEXTS_AT_ONCE]):
-                ids.append(np.array(encoding.ids, np.int32))
-                types.append(np.array(encoding.type_ids, np.int8))
-                lengths.append(len(encoding.ids))
-        self._ids = np.concatenate(ids) if ids else np.zeros(0, np.int32)
-        self._types = np.concatenate(types) if has_types and types else None
-        self.has_types = has_types
-        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    def __init__(self, arrays: Arrays, *, pad_id: int) -> None:
+        """arrays: as `token_arrays` makes them, joined; they may be memory-mapped."""
+        self._ids = arrays["ids"]
+        self._types = arrays.get("types")
+        self.lengths = np.array(arrays["lengths"])  # (N,) tokens of each row
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.pad_id = pad_id
-        self.lengths = np.array(lengths, np.int64)  # (N,) tokens of each row
+
+    @classmethod
+    def of(cls, folder: Path, texts: Sequence[Text], max_length: int, *, pad_id: int, has_types: bool) -> "TokenTable":
+        """A few texts, in memory."""
+        (arrays,) = token_arrays(folder, [texts], max_length, has_types=has_types)
+        return cls(arrays, pad_id=pad_id)
 
     def like(self, folder: Path, texts: Sequence[Text], max_length: int) -> "TokenTable":
         """Other texts, for the same network."""
-        return TokenTable(folder, texts, max_length, pad_id=self.pad_id, has_types=self.has_types)
+        return TokenTable.of(folder, texts, max_length, pad_id=self.pad_id, has_types=self._types is not None)
 
     def used_ids(self) -> NDArray[np.int64]:
         """The ids that occur, padding among them, ascending."""
-        return np.union1d(self._ids, [self.pad_id]).astype(np.int64)
+        seen = np.zeros(max(int(self._ids.max(initial=0)), self.pad_id) + 1, bool)
+        seen[self.pad_id] = True
+        for start in range(0, len(self._ids), _IDS_AT_ONCE):
+            seen[self._ids[start : start + _IDS_AT_ONCE]] = True
+        return np.flatnonzero(seen)
 
     def inputs_of(self, rows: Rows) -> dict[str, Tensor]:
         """The network's inputs for these rows, each (B, L) int64."""
-        longest = int(self.lengths[rows].max())
-        ids = np.full((len(rows), longest), self.pad_id, np.int64)
-        mask = np.zeros_like(ids)
-        types = np.zeros_like(ids)
-        for i, row in enumerate(rows):
-            start, end = self._starts[row], self._starts[row + 1]
-            ids[i, : end - start] = self._ids[start:end]
-            mask[i, : end - start] = 1
-            if self._types is not None:
-                types[i, : end - start] = self._types[start:end]
-        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        lengths = self.lengths[rows]
+        columns = np.arange(lengths.max())
+        is_real = columns < lengths[:, None]  # (B, L)
+        # Where each real token stands in the flat arrays, row after row. A loop took 220 µs for 32 rows of like
+        # length and 2,100 µs for 256; this takes 30 and 600 (one core).
+        places = (self._starts[rows][:, None] + columns)[is_real]
+        ids = np.full(is_real.shape, self.pad_id, np.int64)
+        ids[is_real] = self._ids[places]
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(is_real.astype(np.int64))}
         if self._types is not None:
+            types = np.zeros_like(ids)
+            types[is_real] = self._types[places]
             inputs["token_type_ids"] = torch.from_numpy(types)
         return inputs
 
@@ -65,10 +85,10 @@ class TokenTable:
 class FeatureTable:
     """Rows that were encoded once: (N, D) float32. A row costs one unit, whatever its text."""
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: NDArray[np.float32]) -> None:
         self._features = features
         self.lengths = np.ones(len(features), np.int64)
 
     def inputs_of(self, rows: Rows) -> dict[str, Tensor]:
         """The head's input for these rows: (B, D)."""
-        return {"features": self._features[torch.from_numpy(rows)]}
+        return {"features": torch.from_numpy(self._features[rows])}

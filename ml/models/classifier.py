@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from ml.bases import DROPOUTS
 from ml.models.heads import as_linear, build_head
 from ml.models.outputs import Outputs
 from ml.models.tuner import Tuner
@@ -32,7 +33,12 @@ def load_native(
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
     model = AutoModelForSequenceClassification.from_pretrained(
-        base, config=config, local_files_only=True, dtype=torch.float32, use_safetensors=True
+        base,
+        config=config,
+        local_files_only=True,
+        dtype=torch.float32,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # a model that is trained further has a head of its own
     )
     return NativeClassifier(model, head, scale)
 
@@ -52,7 +58,7 @@ class NativeClassifier(nn.Module):
     def __init__(self, model: Any, head: Head, scale: float) -> None:
         super().__init__()
         self.model = model  # transformers is untyped
-        self._head_name, last = _last_linear(model, model.config.num_labels)
+        self.head_name, last = _last_linear(model, model.config.num_labels)
         if head != "linear":
             self.set_head(build_head(head, last.in_features, last.out_features, scale))
         self._features: Tensor | None = None
@@ -64,11 +70,11 @@ class NativeClassifier(nn.Module):
     @property
     def head(self) -> nn.Module:
         """The last layer."""
-        return cast("nn.Module", self.model.get_submodule(self._head_name))
+        return cast("nn.Module", self.model.get_submodule(self.head_name))
 
     def set_head(self, head: nn.Module) -> None:
         """Put another last layer in."""
-        self.model.set_submodule(self._head_name, head)
+        self.model.set_submodule(self.head_name, head)
 
     def fold(self) -> bool:
         """Make it a model that transformers can load, with a plain linear last layer. False where it cannot be one."""
@@ -181,21 +187,7 @@ def read_config(base: Path, dropout: float | None = None) -> Any:
     """A base model's config; `dropout` takes the place of every dropout probability in it."""
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     if dropout is not None:
-        for name in _DROPOUTS:
+        for name in DROPOUTS:
             if getattr(config, name, None) is not None:
                 setattr(config, name, dropout)
     return config
-
-
-# What the model families call their dropout probabilities.
-_DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-    "pooler_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)

@@ -30,15 +30,24 @@ class SharedHead(nn.Module):
     def __init__(self, features: int, outputs: int, *, ordered: bool) -> None:
         super().__init__()
         self.score = nn.Linear(features, 1, bias=False)
-        # Evenly spread at the start, so that no level begins as unreachable.
-        start = torch.linspace(1.0, -1.0, outputs) if outputs > 1 else torch.zeros(outputs)
         self.ordered = ordered
         if ordered:
-            steps = (start[:-1] - start[1:]).clamp_min(1e-3)
-            self.first = nn.Parameter(start[:1].clone())
-            self.gaps = nn.Parameter(torch.log(torch.expm1(steps)))  # the inverse of softplus
+            self.first = nn.Parameter(torch.empty(1))
+            self.gaps = nn.Parameter(torch.empty(outputs - 1))
         else:
-            self.bias = nn.Parameter(start.clone())
+            self.bias = nn.Parameter(torch.empty(outputs))
+        # Evenly spread, so that no level begins as unreachable, until it is known how the levels are spread.
+        self.start_at(torch.linspace(1.0, -1.0, outputs) if outputs > 1 else torch.zeros(outputs))
+
+    def start_at(self, biases: Tensor) -> None:
+        """Begin with these biases (H,): an optimizer that moves each by its rate a step would take long."""
+        with torch.no_grad():
+            if not self.ordered:
+                self.bias.copy_(biases)
+                return
+            steps = (biases[:-1] - biases[1:]).clamp_min(1e-3)
+            self.first.copy_(biases[:1])
+            self.gaps.copy_(torch.log(torch.expm1(steps)))  # the inverse of softplus
 
     @property
     def biases(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_serializer
 
 from ml.specs.evaluation import Evaluation
 from ml.specs.job import JobSpec, Setup
@@ -40,6 +40,11 @@ class Comparison(Setup):
         5, ge=2, le=20, description="Runs of each loss, from training.seed upwards: the same head, order and dropout."
     )
     evaluation: Evaluation | None = Field(None, description="Null: as each loss allows.")
+
+    @field_serializer("evaluation")
+    def _as_given(self, evaluation: Evaluation | None) -> dict[str, Any] | None:
+        # A default that was written out would be asked for by name, also of the losses it does not apply to.
+        return None if evaluation is None else evaluation.model_dump(exclude_unset=True)
 
     def names(self) -> list[str]:
         """What each loss is called in the table: its type, its terms joined by +, numbered where there are several."""

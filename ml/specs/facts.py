@@ -60,6 +60,8 @@ class BaseFacts(BaseModel):
     model_type: str
     hidden_size: int
     layers: int
+    heads: int
+    dropout: float | None  # the greatest its config names; None where it names none
     max_length: int
     vocabulary: int
     parameters: int

@@ -5,11 +5,12 @@ It knows what is asked and the limits of each field; what fits a dataset is `ml.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from ml.specs.base import Spec, spell_out
+from ml.specs.base import Spec, refuse_null_characters, spell_out
 from ml.specs.evaluation import Evaluation
 from ml.specs.losses.composition import Loss
+from ml.specs.samplers import Sampler, Shuffle
 from ml.specs.tasks import Task
 from ml.specs.tuning import FullTuning, Tuning
 
@@ -22,6 +23,7 @@ Metadata = Annotated[
         description="Your own notes: up to 16 pairs of text, keys up to 64 characters, values up to 512.",
         examples=[{"team": "nlp"}],
     ),
+    AfterValidator(refuse_null_characters),
 ]
 Count = Annotated[int, Field(ge=1)]
 
@@ -101,6 +103,7 @@ class Training(Spec):
     epochs: int = Field(3, ge=1, le=1000)
     max_steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after so many optimizer steps.")
     batch_size: int = Field(32, ge=1, le=4096, description="Rows of one optimizer step, however it is cut.")
+    sampler: Sampler = Field(Shuffle(type="shuffle"), description="Which rows an epoch takes: an object or its type.")
     micro_batch_rows: int | None = Field(
         None, ge=1, le=4096, description="Rows of one forward pass. Null: as many as a token budget allows."
     )
@@ -121,7 +124,13 @@ class Setup(Spec):
     """What is trained, on what and how, whatever the loss."""
 
     name: str = Field("", max_length=200)
-    model: str = Field("minilm", min_length=1, max_length=200, description="A base model: see GET /v1/base_models.")
+    model: str = Field(
+        "minilm",
+        min_length=1,
+        max_length=200,
+        description="A base model (GET /v1/base_models), or the id of a model of yours to train further: labels it "
+        "knows keep their rows of the head, new ones get new rows.",
+    )
     dataset: str = Field(min_length=1, max_length=200, description="Id of a dataset.")
     task: Task | None = Field(None, description="Null: found out from the dataset's columns.")
     split: Split = Split()

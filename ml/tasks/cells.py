@@ -52,15 +52,18 @@ def to_distribution(cell: str) -> dict[str, float] | None:
 
 
 def count_labels(kind: CellKind, cells: Sequence[str]) -> Counter[str]:
-    """Rows by label name. A row of several labels counts for each; a distribution for its likeliest."""
+    """Rows by label name. A row of several labels counts for each; a distribution for its likeliest.
+
+    A cell that is no list, or no distribution, counts for none.
+    """
     counts: Counter[str] = Counter()
     for cell in cells:
         if kind == "lists":
             counts.update(set(to_list(cell) or ()))
         elif kind == "distributions":
-            distribution = to_distribution(cell) or {}
-            counts.update(dict.fromkeys(distribution, 0))
-            counts[max(distribution, key=distribution.__getitem__)] += 1
+            if distribution := to_distribution(cell):
+                counts.update(dict.fromkeys(distribution, 0))
+                counts[max(distribution, key=distribution.__getitem__)] += 1
         else:
             counts[cell] += 1
     return counts

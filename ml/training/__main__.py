@@ -79,7 +79,8 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
     prepared = prepare(run, placement)
     for warning in prepared.resolved.warnings:
         run.tell("message", warning, level="warning")
-    machine = look_around(prepared.spec.training, placement.threads, remembered_machine(run.checkpoints))
+    before = remembered_machine(run.checkpoints)
+    machine = look_around(prepared.spec.training, placement, prepared.tokens_that_fit, before)
     torch.set_num_threads(machine.threads)
     fingerprint = {
         "spec": prepared.spec.model_dump(exclude={"name", "metadata"}),
@@ -93,8 +94,11 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
     run.tell(
         "message",
         f"rows: {rows}; task {prepared.resolved.state.type}; "
-        f"{machine.device}, {machine.precision}, {machine.threads} threads",
+        f"{machine.device}, {machine.precision}, {machine.threads} threads, "
+        f"{machine.micro_batch_tokens} tokens at once",
     )
+    if prepared.begun is not None:
+        run.tell("message", f"trains {prepared.spec.model} further: {prepared.begun}")
     fitted = fit(run, prepared, machine, fingerprint, stopping.is_set)
     run.tell("message", "exporting")
     export_artifact(run, prepared, fitted, dataset_sha256=placement.dataset_sha256)
@@ -111,7 +115,7 @@ def _dry_run(run: RunDirectory, placement: Placement, stopping: threading.Event)
 
     disable_progress_bar()
     prepared = prepare(run, placement)
-    machine = look_around(prepared.spec.training, placement.threads)
+    machine = look_around(prepared.spec.training, placement, prepared.tokens_that_fit)
     torch.set_num_threads(machine.threads)
 
     def told(done: int, steps: int) -> None:
@@ -128,6 +132,7 @@ def _compare(run: RunDirectory, placement: Placement, stopping: threading.Event)
     from transformers.utils.logging import disable_progress_bar
 
     from ml.comparisons import resolve_comparison
+    from ml.memory import tokens_that_fit
     from ml.specs.comparison import Comparison
     from ml.training.compare import compare
     from ml.training.machine import look_around
@@ -139,7 +144,11 @@ def _compare(run: RunDirectory, placement: Placement, stopping: threading.Event)
     comparison = resolve_comparison(given, corpus.facts, corpus.base_facts, corpus.cells)
     for warning in comparison.warnings:
         run.tell("message", warning, level="warning")
-    machine = look_around(comparison.spec.training, placement.threads)
+
+    def fitting(spare: int) -> int:
+        return min(tokens_that_fit(arm, corpus.base_facts, spare) for arm in comparison.arms)
+
+    machine = look_around(comparison.spec.training, placement, fitting)
     torch.set_num_threads(machine.threads)
     fingerprint = {
         "spec": comparison.spec.model_dump(mode="json", exclude={"name", "metadata"}),
@@ -178,8 +187,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _memory_advice(error: BaseException) -> str:
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return (
-        f"the trainer ran out of memory ({first[:200]}). Lower training.max_length or training.micro_batch_rows, "
-        "or give the worker more (MINIMAND_TRAINER_MEMORY_BYTES)."
+        f"the trainer ran out of memory ({first[:200]}). Lower training.max_length, training.micro_batch_rows where it "
+        "is set, or training.batch_size where a loss couples the rows of a step; or give the worker more "
+        "(MINIMAND_TRAINER_MEMORY_BYTES)."
     )
 
 

@@ -25,7 +25,7 @@ from ml.training.early_stopping import LOWER_IS_BETTER
 from ml.training.errors import NonFiniteLossError, StoppedError
 from ml.training.fit import Fitted, fit
 from ml.training.machine import Machine
-from ml.training.prepare import Corpus, Prepared, assemble, encode_features
+from ml.training.prepare import Corpus, Prepared, assemble
 from ml.training.report import ArmReport, ComparisonReport, DifferenceReport, Figure
 from ml.training.run import RunDirectory
 
@@ -109,7 +109,7 @@ class _Runs:
                 raise StoppedError("stopped while encoding the texts")
             self.run.tell("progress", "encoding", {"step": 0, "encoded": done, "rows": rows})
 
-        return encode_features(load_encoder(self.corpus.base), self.corpus.tokens, self.machine, told)
+        return self.corpus.features(lambda: load_encoder(self.corpus.base), self.machine, told)
 
     def _fit(self, arm: int, seed: int, features: FeatureTable | None) -> Run:
         """Train one loss with one seed, and measure it."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ml.data.batches import Rows, cut_step, plan_epoch, steps_per_epoch
+from ml.data.batches import Rows, cut_step, steps_per_epoch
 from ml.data.splits import Part
 from ml.data.tokens import FeatureTable
 from ml.losses.base import Loss, Targets
@@ -22,7 +22,7 @@ from ml.losses.combine import Gradients
 from ml.specs.losses.composition import terms_of
 from ml.training.errors import StoppedError
 from ml.training.machine import Machine
-from ml.training.prepare import Prepared
+from ml.training.prepare import Prepared, encode_rows
 from ml.training.report import BatchReport, DryRunReport, Spread, TermReport
 from ml.training.step import Examples, run_passes
 
@@ -96,14 +96,16 @@ class _Trial:
         self.examples = self._examples()
 
     def _plan(self) -> list[Rows]:
-        tokens, rows = self.prepared.tokens, self.prepared.rows_of(Part.TRAIN)
+        tokens = self.prepared.tokens
         # Encoded rows are all of one length, as `fit` sees them.
         lengths = tokens.lengths if self.prepared.encoder is None else np.ones_like(tokens.lengths)
-        return plan_epoch(rows, lengths, self.training.batch_size, self.training.seed, 0)[:MOST_STEPS]
+        return self.prepared.steps_of(0, lengths)[:MOST_STEPS]
 
     def _examples(self) -> Examples:
         if self.prepared.encoder is None:
             return self.prepared.tokens
+        if (known := self.prepared.corpus.known_features(self.machine)) is not None:
+            return known
         started = time.monotonic()
         examples = _EncodedRows(self.prepared, np.concatenate(self.steps), self.machine)
         self.encoding_seconds = time.monotonic() - started
@@ -233,16 +235,11 @@ class _EncodedRows:
 
     def __init__(self, prepared: Prepared, rows: Rows, machine: Machine) -> None:
         assert prepared.encoder is not None, "a frozen run has an encoder"
-        encoder, tokens = prepared.encoder.to(machine.device), prepared.tokens
-        self.lengths = np.ones_like(tokens.lengths)
-        self._places: dict[int, int] = {}
-        features: list[Tensor] = []
-        with torch.no_grad(), machine.autocast():
-            for some in cut_step(rows, tokens.lengths, max_tokens=machine.micro_batch_tokens, max_rows=None):
-                inputs = {name: tensor.to(machine.device) for name, tensor in tokens.inputs_of(some).items()}
-                features.append(encoder(**inputs).float().cpu())  # (B, D)
-                self._places |= {row: len(self._places) + i for i, row in enumerate(some.tolist())}
-        self._features = FeatureTable(torch.cat(features))
+        self.lengths = np.ones_like(prepared.tokens.lengths)
+        self._places = {row: place for place, row in enumerate(rows.tolist())}
+        self._features = FeatureTable(
+            encode_rows(prepared.encoder, prepared.tokens, rows, machine, told=lambda _done: None)
+        )
 
     def inputs_of(self, rows: Rows) -> dict[str, Tensor]:
         """The head's input for these rows: (B, D)."""

@@ -59,13 +59,14 @@ def export_artifact(
     probe = prepared_probe(prepared)
     inputs = list(probe.inputs_of(np.arange(1)))
     logits = _probe_logits(prepared, probe)
+    start = prepared.corpus.start
     is_plain = network.fold() if isinstance(network, NativeClassifier) else False
     described = Description(
         task=fitted.state,
         max_length=prepared.spec.training.max_length,
         pad_id=probe.pad_id,
         inputs=inputs,
-        base_model=prepared.spec.model,
+        base_model=start.description.base_model if start else prepared.spec.model,
         base_sha256=prepared.base_sha256,
         head="native" if is_native else "linear" if as_linear(network.head) is not None else "cosine",
         loads_in_transformers=is_plain,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ml.artifact.manifest import newest_verified
 from ml.bases import small_files
-from ml.data.batches import Rows, plan_epoch, steps_per_epoch
+from ml.data.batches import Rows, steps_per_epoch
 from ml.data.splits import Part
 from ml.models.classifier import NativeClassifier
 from ml.tasks.base import Task
@@ -31,7 +31,7 @@ from ml.training.optimizers import (
     learning_rate_factor,
     set_learning_rate,
 )
-from ml.training.prepare import Prepared, encode_features, logits_of
+from ml.training.prepare import Prepared, logits_of
 from ml.training.run import RunDirectory
 from ml.training.step import Examples, StepReport, backward_step
 
@@ -105,7 +105,8 @@ class _Loop:
     def _examples(self) -> Examples:
         if self.prepared.features is not None:
             return self.prepared.features
-        if self.prepared.encoder is None:
+        encoder = self.prepared.encoder
+        if encoder is None:
             return self.prepared.tokens
 
         def told(done: int, rows: int) -> None:
@@ -113,7 +114,7 @@ class _Loop:
                 raise StoppedError("stopped while encoding the texts")
             self.run.tell("progress", "encoding", {"step": 0, "encoded": done, "rows": rows})
 
-        return encode_features(self.prepared.encoder, self.prepared.tokens, self.machine, told)
+        return self.prepared.corpus.features(lambda: encoder, self.machine, told)
 
     @property
     def is_done(self) -> bool:
@@ -146,9 +147,7 @@ class _Loop:
 
     def train_epoch(self) -> None:
         """Make the rest of the present epoch's steps."""
-        plan = plan_epoch(
-            self.train_rows, self.examples.lengths, self.training.batch_size, self.training.seed, self.position.epoch
-        )
+        plan = self.prepared.steps_of(self.position.epoch, self.examples.lengths)
         self.objective.begin_epoch(self.position.epoch)
         for rows in plan[self.position.step_in_epoch :]:
             if self.stop():

@@ -1,25 +1,30 @@
 """From a run directory to everything the loop needs: rows, split, tokens or features, network, loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ml.artifact.description import ONNX
-from ml.artifact.tokenizer import Text
+from ml.artifact.description import ONNX, Description
+from ml.artifact.manifest import file_sha256
 from ml.bases import base_sha256, find_base, read_base_facts
 from ml.data.batches import Rows, cut_step
-from ml.data.rows import read_columns
+from ml.data.cache import ArrayCache, Arrays
+from ml.data.rows import read_columns, read_texts
+from ml.data.samplers import sample_epoch
 from ml.data.splits import Part
-from ml.data.tokens import FeatureTable, TokenTable
+from ml.data.tokens import FeatureTable, TokenTable, token_arrays
 from ml.inference.classifier import OnnxClassifier, open_session
 from ml.losses.base import LossContext, Targets
 from ml.losses.objective import Objective
+from ml.memory import tokens_that_fit
 from ml.models.classifier import (
     FeatureHead,
     MeanPooledEncoder,
@@ -28,6 +33,7 @@ from ml.models.classifier import (
     load_native,
     read_config,
 )
+from ml.models.heads import SharedHead
 from ml.models.tuning import tune
 from ml.resolve import Resolved, main_loss, needed_headers, resolve
 from ml.specs.errors import quoted, refuse
@@ -37,23 +43,41 @@ from ml.specs.losses.base import LossSpec
 from ml.specs.losses.composition import Composition, teachers_of
 from ml.tasks.base import Task
 from ml.tasks.build import build_task
+from ml.training.continued import Start
 from ml.training.machine import Machine
 from ml.training.optimizers import decay_of_untouched
 from ml.training.run import Placement, RunDirectory
 from ml.training.step import Examples
 
+# Raised when the same tokenizer would come to other tokens, or the same encoder to other features.
+TOKENS_VERSION = 1
+FEATURES_VERSION = 1
+# So many rows are encoded, those of a length together, before the next: their features are in memory.
+ROWS_ENCODED_AT_ONCE = 1 << 15
+
+Told = Callable[[int, int], None]
+
 
 class Corpus:
-    """A dataset and a base model, read once for every run over them: rows, texts, tokens."""
+    """A dataset and a base model, read once for every run over them: rows, texts, tokens, features."""
 
     def __init__(self, run: RunDirectory, placement: Placement, setup: Setup) -> None:
         self.placement = placement
         self.facts = run.read_facts()
         self.base = find_base(setup.model, placement.base_models)
         self.base_facts = read_base_facts(setup.model, self.base)
+        self.start = None if placement.start is None else Start.read(placement.start)
+        if self.start and self.start.description.head != "native":
+            _require_same_base(setup.model, self.base_sha256, self.start.description)
         self.cells = read_columns(run.rows, needed_headers(setup, self.facts))
-        self._rows = run.rows
+        self.rows = run.rows
         self._max_length = setup.training.max_length
+        self._cache = ArrayCache(
+            placement.cache.folder if placement.cache else None,
+            placement.cache.max_bytes if placement.cache else 0,
+            run.path,
+            lambda why: run.tell("message", why, level="warning"),
+        )
 
     @cached_property
     def base_sha256(self) -> str:
@@ -61,26 +85,53 @@ class Corpus:
         return base_sha256(self.base)
 
     @cached_property
-    def texts(self) -> list[Text]:
-        """Of every row, pairs as pairs."""
-        columns = self.facts.columns
-        cells = read_columns(self._rows, [columns.text] + ([columns.text_pair] if columns.text_pair else []))
-        texts = [cell or "" for cell in cells[columns.text]]
-        if columns.text_pair is None:
-            return list(texts)
-        return list(zip(texts, [cell or "" for cell in cells[columns.text_pair]], strict=True))
-
-    @cached_property
     def tokens(self) -> TokenTable:
         """Of every text."""
         config = read_config(self.base)
-        return TokenTable(
-            self.base,
-            self.texts,
-            self._max_length,
-            pad_id=int(config.pad_token_id or 0),
-            has_types=getattr(config, "type_vocab_size", 0) > 1,
+        has_types = getattr(config, "type_vocab_size", 0) > 1
+
+        def make() -> Iterator[Arrays]:
+            texts = read_texts(self.rows, self.facts.columns)
+            return token_arrays(self.base, texts, self._max_length, has_types=has_types)
+
+        arrays = self._cache.get("tokens", self._tokens_key, make)
+        return TokenTable(arrays, pad_id=int(config.pad_token_id or 0))
+
+    @cached_property
+    def _tokens_key(self) -> dict[str, Any]:
+        """All that the tokens depend on."""
+        return {
+            "rows_sha256": file_sha256(self.rows),  # not as somebody says it is: it costs a second a gigabyte
+            "text": self.facts.columns.text,
+            "text_pair": self.facts.columns.text_pair,
+            "base_sha256": self.base_sha256,
+            "max_length": self._max_length,
+            "tokenizers": version("tokenizers"),
+            "version": TOKENS_VERSION,
+        }
+
+    def features(self, encoder: Callable[[], MeanPooledEncoder], machine: Machine, told: Told) -> FeatureTable:
+        """Of every text, by the frozen encoder; it is asked for only where they must be computed."""
+        arrays = self._cache.get(
+            "features", self._features_key(machine), lambda: encode_features(encoder(), self.tokens, machine, told)
         )
+        return FeatureTable(arrays["features"])
+
+    def known_features(self, machine: Machine) -> FeatureTable | None:
+        """The same, if an earlier run has left them."""
+        arrays = self._cache.find("features", self._features_key(machine))
+        return None if arrays is None else FeatureTable(arrays["features"])
+
+    def _features_key(self, machine: Machine) -> dict[str, Any]:
+        # Threads and the cut into passes move the last bits of a float32, as in any run; they are left out.
+        return {
+            "tokens": self._tokens_key,
+            "device": machine.device,
+            "precision": machine.precision,
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+            "version": FEATURES_VERSION,
+        }
 
     @cached_property
     def used_ids(self) -> NDArray[np.int64]:
@@ -96,13 +147,14 @@ class Corpus:
         if resolved.groups and columns.group:
             index = {group: i for i, group in enumerate(resolved.groups)}
             groups = torch.tensor([index[cell or ""] for cell in self.cells[columns.group]])
-        return Targets(labels, groups, _ask_teacher(self.placement, resolved, self.texts))
+        return Targets(labels, groups, _ask_teacher(self, resolved))
 
 
 @dataclass
 class Prepared:
     """What a run trains, and on what."""
 
+    corpus: Corpus
     resolved: Resolved
     task: Task
     base: Path
@@ -113,6 +165,7 @@ class Prepared:
     network: NativeClassifier | FeatureHead
     objective: Objective
     features: FeatureTable | None = None  # of a frozen run whose texts are encoded
+    begun: str | None = None  # what came along of a model that is trained further
 
     @property
     def spec(self) -> JobSpec:
@@ -122,6 +175,23 @@ class Prepared:
     def rows_of(self, part: Part) -> Rows:
         """The row numbers of one part."""
         return np.flatnonzero(self.resolved.parts == part)
+
+    def tokens_that_fit(self, spare_bytes: int) -> int:
+        """Padded tokens of a forward pass for which memory is left."""
+        return tokens_that_fit(self.resolved, self.corpus.base_facts, spare_bytes)
+
+    def steps_of(self, epoch: int, lengths: NDArray[np.int64]) -> list[Rows]:
+        """The rows of each optimizer step of an epoch. lengths: of every row, as the network reads it."""
+        training = self.spec.training
+        return sample_epoch(
+            training.sampler,
+            self.rows_of(Part.TRAIN),
+            self.targets.labels.numpy(),
+            lengths,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            epoch=epoch,
+        )
 
 
 def prepare(run: RunDirectory, placement: Placement) -> Prepared:
@@ -156,10 +226,15 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
             scale=scale,
             dropout=spec.training.dropout,
         )
+    if isinstance(network.head, SharedHead):
+        network.head.start_at(log_odds_of_levels(list(resolved.train_counts.values())))
+    begun = None if corpus.start is None else corpus.start.begin(network, resolved.state)
+    if isinstance(network, NativeClassifier):
         tune(network, spec.tuning)
         if decay_of_untouched(spec.training, 0, 1) is not None:
             network.compact_words(torch.from_numpy(corpus.used_ids))
     return Prepared(
+        corpus=corpus,
         resolved=resolved,
         task=task,
         base=corpus.base,
@@ -179,30 +254,63 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
             ),
         ),
         features=features,
+        begun=begun,
     )
 
 
-def encode_features(
-    encoder: MeanPooledEncoder, tokens: TokenTable, machine: Machine, told: Callable[[int, int], None]
-) -> FeatureTable:
-    """Run a frozen encoder once over every row. `told(done, rows)` is called after each pass."""
-    features: Tensor | None = None
+def _require_same_base(model: str, found: str, description: Description) -> None:
+    """The head of a frozen model is for the vectors of one encoder."""
+    if found != description.base_sha256:
+        raise refuse(
+            "/model",
+            f"'{model}' is a head over the base model '{description.base_model}', whose files have changed since. Put "
+            "back what was there, or start from a base model.",
+            "base_model_changed",
+        )
+
+
+def log_odds_of_levels(counts: Sequence[int]) -> Tensor:
+    """Of each level but the highest, the logit of being above it (K − 1,), half a row added to each side."""
+    rows = np.array(counts, np.float64)
+    above = rows[::-1].cumsum()[::-1][1:]
+    return torch.from_numpy(np.log((above + 0.5) / (rows.sum() - above + 0.5))).float()
+
+
+def encode_features(encoder: MeanPooledEncoder, tokens: TokenTable, machine: Machine, told: Told) -> Iterator[Arrays]:
+    """Run a frozen encoder once over every row: features (N, D) float32, piece by piece.
+
+    `told(done, rows)` is called after each pass.
+    """
     rows: Rows = np.arange(len(tokens.lengths))
-    done = 0
+    for start in range(0, len(rows), ROWS_ENCODED_AT_ONCE):
+        some = rows[start : start + ROWS_ENCODED_AT_ONCE]
+
+        def told_here(done: int, before: int = start) -> None:
+            told(before + done, len(rows))
+
+        yield {"features": encode_rows(encoder, tokens, some, machine, told_here)}
+
+
+@torch.no_grad()
+def encode_rows(
+    encoder: MeanPooledEncoder, tokens: TokenTable, rows: Rows, machine: Machine, told: Callable[[int], None]
+) -> NDArray[np.float32]:
+    """A frozen encoder's vectors of some rows, in the order given: (N, D). `told(done)` is called after each pass."""
     encoder.to(machine.device)
-    with torch.no_grad():
-        for some in cut_step(rows, tokens.lengths, max_tokens=machine.micro_batch_tokens, max_rows=None):
-            inputs = {name: tensor.to(machine.device) for name, tensor in tokens.inputs_of(some).items()}
-            with machine.autocast():
-                vectors = encoder(**inputs).float().cpu()  # (B, D)
-            if features is None:
-                features = torch.empty(len(rows), vectors.shape[1])
-            features[torch.from_numpy(some)] = vectors
-            done += len(some)
-            told(done, len(rows))
+    features: NDArray[np.float32] | None = None
+    lengths, done = tokens.lengths[rows], 0
+    for places in cut_step(np.arange(len(rows)), lengths, max_tokens=machine.micro_batch_tokens, max_rows=None):
+        inputs = {name: tensor.to(machine.device) for name, tensor in tokens.inputs_of(rows[places]).items()}
+        with machine.autocast():
+            vectors = encoder(**inputs).float().cpu().numpy()  # (B, D)
+        if features is None:
+            features = np.empty((len(rows), vectors.shape[1]), np.float32)
+        features[places] = vectors
+        done += len(places)
+        told(done)
     encoder.cpu()
-    assert features is not None, "a resolved run has rows"
-    return FeatureTable(features)
+    assert features is not None, "there are rows"
+    return features
 
 
 def logits_of(network: nn.Module, examples: Examples, rows: Rows, machine: Machine) -> NDArray[np.float32]:
@@ -220,16 +328,16 @@ def logits_of(network: nn.Module, examples: Examples, rows: Rows, machine: Machi
     return np.stack([answers[row] for row in rows.tolist()])
 
 
-def _ask_teacher(placement: Placement, resolved: Resolved, texts: list[Text]) -> Tensor | None:
+def _ask_teacher(corpus: Corpus, resolved: Resolved) -> Tensor | None:
     """The teacher's logits for every row that trains (N, H), the others 0; None where no term has a teacher."""
     asked = teachers_of(_loss_of(resolved))
     if not asked:
         return None
     ((pointer, teacher),) = asked.items()  # two are refused
     pointer = f"/loss{pointer}"
-    if teacher not in placement.teachers:
+    if teacher not in corpus.placement.teachers:
         raise refuse(pointer, f"the teacher '{teacher}' is not at hand: name its folders in run.json.", "no_teacher")
-    artifact, runtime = placement.teachers[teacher]
+    artifact, runtime = corpus.placement.teachers[teacher]
     classifier = OnnxClassifier(artifact, runtime, open_session(runtime / ONNX, torch.get_num_threads()))
     own, its = resolved.state, classifier.description.task
     is_read_alike = own.reading == its.reading or {own.reading, its.reading} <= SOFTMAX_READINGS
@@ -241,6 +349,7 @@ def _ask_teacher(placement: Placement, resolved: Resolved, texts: list[Text]) ->
             "teacher_does_not_fit",
         )
     rows = np.flatnonzero(resolved.parts == Part.TRAIN)
+    texts = [text for some in read_texts(corpus.rows, corpus.facts.columns) for text in some]
     logits = classifier.logits(classifier.tokenize([texts[row] for row in rows]))
     every = torch.zeros(len(texts), logits.shape[1])
     every[torch.from_numpy(rows)] = torch.from_numpy(logits)

@@ -32,6 +32,15 @@ log = logging.getLogger(__name__)
 ReadSpec = TypeVar("ReadSpec", bound=Spec)
 
 
+class CachePlacement(BaseModel):
+    """Where tokens and features are kept for later runs; the least recently used of them go first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Path
+    max_bytes: int
+
+
 class Placement(BaseModel):
     """run.json: what is wanted, and what this machine gives. Everything has a default: a run by hand needs none."""
 
@@ -39,8 +48,10 @@ class Placement(BaseModel):
 
     kind: JobKind = "training"
     base_models: dict[str, Path] = {}
+    start: Path | None = None  # artifact of the model that is trained further
     dataset_sha256: str | None = None
     teachers: dict[str, tuple[Path, Path]] = {}  # by model id: artifact, and where its session and tokenizer are
+    cache: CachePlacement | None = None
     threads: int = 0
     memory_bytes: int = 0
     nice: int = 0

@@ -93,7 +93,7 @@ def test_is_gone_when_its_parent_is_killed(tmp_path: Path) -> None:
         server_pid = int(parent.stdout.readline())
         wait_for_valkey(EmbeddedBroker(tmp_path).url)
         parent.kill()
-        wait_until_gone({server_pid}, timeout_seconds=2)
+        wait_until_gone({server_pid}, timeout_seconds=10)
 
 
 def test_an_orphan_is_stopped_before_the_next_start(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_stops_in_reverse_order_and_returns_zero(start: Callable[..., _Run], num
     assert run.process.returncode == 0
     stops = [event for event in run.events() if not event.endswith("started")]
     assert stops == [f"{name} {event}" for name in ("third", "second", "first") for event in ("SIGTERM", "stopped")]
-    wait_until_gone(run.pids(), timeout_seconds=0.5)
+    wait_until_gone(run.pids(), timeout_seconds=5)
 
 
 def test_starts_a_dead_child_again_and_says_how_it_died(start: Callable[..., _Run]) -> None:
@@ -126,10 +126,10 @@ def test_starts_a_killed_child_again_and_leaves_no_grandchild_behind(start: Call
     first = run.pids()
     os.kill(psutil.Process(run.process.pid).children()[0].pid, signal.SIGKILL)
     run.wait_for("child started", "child started")
-    wait_until_gone(first, timeout_seconds=0.5)
+    wait_until_gone(first, timeout_seconds=5)
     run.process.terminate()
     assert "child ended by itself with signal SIGKILL" in run.end()
-    wait_until_gone(run.pids(), timeout_seconds=0.5)
+    wait_until_gone(run.pids(), timeout_seconds=5)
 
 
 def test_kills_a_child_that_does_not_stop_in_time(start: Callable[..., _Run]) -> None:
@@ -139,7 +139,7 @@ def test_kills_a_child_that_does_not_stop_in_time(start: Callable[..., _Run]) ->
     assert "deaf did not stop within 1 s and is killed" in run.end()
     assert run.process.returncode == 0
     assert run.events()[-1] == "other stopped"
-    wait_until_gone(run.pids(), timeout_seconds=0.5)
+    wait_until_gone(run.pids(), timeout_seconds=5)
 
 
 def test_second_request_kills_at_once(start: Callable[..., _Run]) -> None:
@@ -151,7 +151,7 @@ def test_second_request_kills_at_once(start: Callable[..., _Run]) -> None:
     run.end()
     assert run.process.returncode == 1
     assert "other stopped" not in run.events()
-    wait_until_gone(run.pids(), timeout_seconds=0.5)
+    wait_until_gone(run.pids(), timeout_seconds=5)
 
 
 def test_the_same_request_sent_twice_in_a_moment_counts_once(start: Callable[..., _Run]) -> None:
@@ -200,4 +200,4 @@ def test_the_end_of_stdin_is_noticed() -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.stdin.close()
-        assert process.wait(2) == 7
+        assert process.wait(10) == 7

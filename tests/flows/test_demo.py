@@ -13,7 +13,8 @@ from tests.service import RunningService, tickets
 def _run(*arguments: str, home: Path) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MINIMAND_")}
     command = [sys.executable, "-P", "-m", "app.cli", "demo", "--home", str(home), "--port", "0", *arguments]
-    environment |= {"DEMO_EXIT": "1", "COLUMNS": "160", "MINIMAND_POLL_SECONDS": "1", "MINIMAND_TRAINER_NICE": "0"}
+    environment |= {"DEMO_EXIT": "1", "COLUMNS": "160"}
+    environment |= {"MINIMAND_POLL_SECONDS": "1", "MINIMAND_TRAINER_NICE": "0", "MINIMAND_TRAINER_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home.parent, check=False)
 
 
@@ -30,7 +31,7 @@ def test_the_demo_trains_on_a_file_of_the_users_own_and_leaves_nothing_running(t
     assert len(re.findall(r"(?m)^  (?:delivery|other|refund) [01]\.\d\d  \S", shown)) == 3
     assert re.search(r"Docs +http://127\.0\.0\.1:\d+/docs", shown)
     assert done.stderr == ""
-    wait_until_gone(RunningService(tmp_path / "home", has_tiny_base=False).processes(), timeout_seconds=2)
+    wait_until_gone(RunningService(tmp_path / "home", has_tiny_base=False).processes(), timeout_seconds=10)
 
 
 def test_the_demo_says_what_is_wrong_with_a_file_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -40,4 +41,4 @@ def test_the_demo_says_what_is_wrong_with_a_file_and_leaves_nothing_running(tmp_
     assert done.returncode == 1
     assert "there is no column 'lable'. Did you mean 'label'?" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-    wait_until_gone(RunningService(tmp_path / "home", has_tiny_base=False).processes(), timeout_seconds=2)
+    wait_until_gone(RunningService(tmp_path / "home", has_tiny_base=False).processes(), timeout_seconds=10)

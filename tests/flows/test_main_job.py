@@ -41,7 +41,7 @@ def embedded(tmp_path: Path) -> Iterator[RunningService]:
         yield service
         started = service.processes()
         assert up.stop() == 0
-        wait_until_gone(started, timeout_seconds=2)
+        wait_until_gone(started, timeout_seconds=10)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_the_main_job(request: pytest.FixtureRequest, installation: str, tmp_pat
         }
         job_id = submit(client, spec)
         told = _follow_with_a_broken_line(client, job_id)
-        job = service.wait_for_job(client, job_id, ["succeeded"], timeout_seconds=5)
+        job = service.wait_for_job(client, job_id, ["succeeded"])
         _check_job(job, dataset, spec)
         _check_story(client, job, told)
         _check_metrics_and_checkpoints(client, job)
@@ -78,6 +78,7 @@ def test_the_main_job(request: pytest.FixtureRequest, installation: str, tmp_pat
             _check_loading(folder, model, answers)
         _check_deletion(client, service, model["id"])
         assert service.run_directories() == []
+        assert list((service.home / "cache" / "training").glob("tokens-*"))  # the next job over these rows finds them
         assert service.temporary_files() == []
 
 

@@ -2,15 +2,15 @@
 
 import csv
 import io
-import os
 import random
 from pathlib import Path
 
 import pytest
 
 from tests.service import running, submit, upload
+from tests.shared_data import SHARED_DATA
 
-_DATA = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data") / "sst2"
+_DATA = SHARED_DATA / "sst2"
 
 pytestmark = [
     pytest.mark.data,
@@ -35,8 +35,7 @@ def _as_csv(rows: list[dict[str, str]]) -> bytes:
 def test_a_focal_loss_learns_sentiment_from_two_thousand_sentences(tmp_path: Path, valkey_url: str) -> None:
     sample = random.Random(17).sample(_read("train.csv"), 2_000)
     test = _read("test.csv")
-    every_core = {"trainer_threads": 0, "inference_threads": 0}
-    with running(tmp_path / "home", broker_url=valkey_url, has_tiny_base=False, **every_core) as service:
+    with running(tmp_path / "home", broker_url=valkey_url, has_tiny_base=False) as service:
         service.start_api()
         service.start_worker()
         with service.client() as client:
@@ -45,7 +44,7 @@ def test_a_focal_loss_learns_sentiment_from_two_thousand_sentences(tmp_path: Pat
                 "dataset": upload(client, _as_csv(sample)),
                 "split": {"validation": 0.1, "test": 0.0},
                 "loss": {"type": "focal", "gamma": 2.0},
-                "training": {"epochs": 3, "batch_size": 32, "optimizer": {"type": "adamw", "learning_rate": 1e-4}},
+                "training": {"epochs": 2, "batch_size": 32, "optimizer": {"type": "adamw", "learning_rate": 1e-4}},
             }
             job = service.wait_for_job(client, submit(client, spec), ["succeeded"], timeout_seconds=500)
             answers: list[str] = []

@@ -24,9 +24,9 @@ BERT_LAYERS = (
 
 def base(**changes: Any) -> BaseFacts:
     """A small encoder."""
-    whole = {"name": "small", "model_type": "bert", "hidden_size": 384, "layers": 6, "max_length": 512}
+    whole = {"name": "small", "model_type": "bert", "hidden_size": 384, "layers": 6, "heads": 12, "dropout": 0.1}
     return BaseFacts.model_validate(
-        {**whole, "vocabulary": 100, "parameters": 1000, "linear_layers": BERT_LAYERS, **changes}
+        {**whole, "max_length": 512, "vocabulary": 100, "parameters": 1000, "linear_layers": BERT_LAYERS, **changes}
     )
 
 

@@ -16,13 +16,33 @@ def test_the_bundled_base_is_there_without_a_network() -> None:
     facts = read_base_facts(DEFAULT_BASE, find_base(DEFAULT_BASE, {}))
     assert (facts.model_type, facts.hidden_size, facts.layers, facts.max_length) == ("bert", 384, 6, 512)
     assert 22_000_000 < facts.parameters < 23_000_000
+    assert (facts.heads, facts.dropout) == (12, 0.1)
 
 
 def test_a_registered_base_is_found_and_read(tiny_base: Path) -> None:
     assert find_base("tiny", {"tiny": tiny_base}) == tiny_base
     facts = read_base_facts("tiny", tiny_base)
-    assert (facts.hidden_size, facts.layers, facts.max_length) == (HIDDEN_SIZE, 2, MAX_LENGTH)
+    assert (facts.hidden_size, facts.layers, facts.heads, facts.max_length) == (HIDDEN_SIZE, 2, 2, MAX_LENGTH)
     assert facts.vocabulary == len(vocabulary())
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2, "classifier_dropout": None}, 0.2),
+        ({"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0, "classifier_dropout_prob": 0.1}, 0.1),  # ALBERT
+        ({"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}, 0.0),
+        ({}, None),
+    ],
+)
+def test_the_dropout_of_a_base_is_the_greatest_its_config_names(
+    tiny_base: Path, tmp_path: Path, named: dict[str, float | None], expected: float | None
+) -> None:
+    copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    kept = {key: value for key, value in config.items() if "dropout" not in key}
+    (copy / "config.json").write_text(json.dumps(kept | named))
+    assert read_base_facts("tiny", copy).dropout == expected
 
 
 def test_an_unknown_base_is_told_which_one_is_near() -> None:

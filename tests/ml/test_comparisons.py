@@ -10,7 +10,7 @@ from ml.data.splits import Part
 from ml.resolve import needed_headers
 from ml.specs.comparison import Comparison
 from ml.specs.errors import Problem, SpecError
-from tests.ml.datasets import GRADES, Dataset, base
+from tests.ml.datasets import GRADES, LABELS, LISTS, NUMBERS, Dataset, base
 
 
 def resolved(data: Dataset | None = None, **body: Any) -> ResolvedComparison:
@@ -44,6 +44,25 @@ def test_it_resolves_to_itself() -> None:
     once = resolved(losses=["cross_entropy", "hinge"])
     again = resolved(**once.spec.model_dump(mode="json", exclude={"dataset"}))
     assert again.spec == once.spec
+
+
+@pytest.mark.parametrize(
+    ("cells", "losses", "evaluation"),
+    [
+        (LABELS, ["cross_entropy", "hinge"], {"calibrate": "platt"}),
+        (LABELS, ["cross_entropy", "hinge"], {"thresholds": None}),
+        (LISTS, ["bce", "zlpr"], {"thresholds": "f1"}),
+        (NUMBERS, ["mse", "mae"], {"calibrate": None}),
+    ],
+)
+def test_what_evaluation_leaves_open_stays_open_for_each_loss(
+    cells: list[str], losses: list[str], evaluation: dict[str, Any]
+) -> None:
+    once = resolved(Dataset(cells), losses=losses, evaluation=evaluation)
+    stored = once.spec.model_dump(mode="json", exclude={"dataset"})
+    assert stored["evaluation"] == evaluation
+    again = resolved(Dataset(cells), **stored)
+    assert [arm.spec.evaluation for arm in again.arms] == [arm.spec.evaluation for arm in once.arms]
 
 
 def test_losses_are_named_by_type_and_numbered() -> None:

@@ -7,7 +7,7 @@ import pytest
 from ml.resolve import Resolved
 from ml.specs.losses.base import LossSpec, TaskType
 from ml.specs.losses.table import LOSS_SPECS
-from tests.ml.datasets import COUNTS, DISTRIBUTIONS, GRADES, GROUPS, LABELS, LISTS, NUMBERS, Dataset
+from tests.ml.datasets import COUNTS, DISTRIBUTIONS, GRADES, GROUPS, LABELS, LISTS, NUMBERS, Dataset, base
 
 PAIR = LABELS[:60]
 CELLS: dict[TaskType, list[str]] = {
@@ -201,6 +201,18 @@ def test_two_passes_need_dropout_to_differ(tuning: Any, dropout: float | None, i
         problem = Dataset().refuse(**body)
         assert (problem.pointer, problem.code) == ("/loss/terms/1/loss", "needs_dropout")
         assert "Set training.dropout" in problem.message
+
+
+@pytest.mark.parametrize(("its_own", "is_fine"), [(0.0, False), (0.1, True), (None, True)])
+def test_the_dropout_of_the_base_counts_where_the_spec_leaves_it(its_own: float | None, is_fine: bool) -> None:
+    loss = composed("cross_entropy", "r_drop")
+    if is_fine:
+        Dataset().resolve(base(dropout=its_own), loss=loss)
+    else:
+        problem = Dataset().refuse(base(dropout=its_own), loss=loss)
+        assert (problem.pointer, problem.code) == ("/loss/terms/1/loss", "needs_dropout")
+    Dataset().resolve(base(dropout=its_own), loss=loss, training={"dropout": 0.1})
+    assert Dataset().refuse(base(), loss=loss, training={"dropout": 0}).code == "needs_dropout"
 
 
 def test_hinge_gives_no_probabilities_to_divide_by_a_temperature() -> None:

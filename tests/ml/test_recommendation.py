@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from ml.resolve import METRICS, Resolved, needed_headers, resolve
 from ml.specs.errors import SpecError
 from ml.specs.facts import BaseFacts
 from ml.specs.job import JobSpec
+from tests.shared_data import SHARED_DATA
 from tests.tiny_base import write_csv
 
 BASE = BaseFacts(
@@ -25,12 +25,13 @@ BASE = BaseFacts(
     model_type="bert",
     hidden_size=384,
     layers=12,
+    heads=12,
+    dropout=0.1,
     max_length=512,
     vocabulary=30_522,
     parameters=22_000_000,
     linear_layers=(),
 )
-DATA = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
 class Data:
@@ -260,7 +261,7 @@ def test_what_cannot_be_trained_is_refused_as_a_job_would_be(data_of: Any, label
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not DATA.exists(), reason="MINIMAND_TEST_DATA names no folder")
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="MINIMAND_TEST_DATA names no folder")
 @pytest.mark.parametrize(
     ("file", "columns", "metric", "task", "loss"),
     [
@@ -277,10 +278,10 @@ def test_real_datasets(
 ) -> None:
     source = tmp_path / Path(file).name.removesuffix(".gz")
     if file.endswith(".gz"):
-        with gzip.open(DATA / file) as packed, source.open("wb") as plain:
+        with gzip.open(SHARED_DATA / file) as packed, source.open("wb") as plain:
             shutil.copyfileobj(packed, plain)
     else:
-        source = DATA / file
+        source = SHARED_DATA / file
     found = Data(tmp_path, source, columns).recommend(metric)
     assert (found.task, main_type(found)) == (task, loss)
     if "sms_spam" in file:

@@ -167,6 +167,35 @@ def test_early_stopping_needs_a_validation_part() -> None:
     assert (problem.pointer, problem.code) == ("/training/early_stopping", "no_validation_rows")
 
 
+def test_groups_too_large_for_a_part_leave_it_empty_and_are_warned_of() -> None:
+    dataset = Dataset(user=[f"user {i % 3}" for i in range(100)])
+    resolved = dataset.resolve(split={"group_column": "user"})
+    assert set(resolved.parts.tolist()) == {Part.TRAIN}
+    validation, test = resolved.warnings
+    assert validation.startswith("the validation part is empty, so nothing is calibrated")
+    assert test.startswith("the test part is empty, so the final model is not tested.")
+    for warning in (validation, test):
+        assert "of the 3 groups" in warning
+        assert "Take a larger share" in warning
+    assert_stays(dataset, resolved)
+    assert dataset.resolve(split={"group_column": "user", "validation": 0, "test": 0}).warnings == ()
+    problem = dataset.refuse(split={"group_column": "user"}, training={"early_stopping": {}})
+    assert (problem.pointer, problem.code) == ("/training/early_stopping", "no_validation_rows")
+    assert "of the 3 groups" in problem.message
+
+
+def test_a_share_of_few_rows_that_rounds_to_none_is_warned_of() -> None:
+    dataset = Dataset(["a", "b"] * 2)
+    resolved = dataset.resolve(split={"test": 0})
+    (warning,) = resolved.warnings
+    assert "the validation part is empty" in warning
+    assert "split.validation is 0.1, and 4 rows are too few" in warning
+    assert_stays(dataset, resolved)
+    problem = dataset.refuse(split={"test": 0}, training={"early_stopping": {}})
+    assert (problem.pointer, problem.code) == ("/training/early_stopping", "no_validation_rows")
+    assert "4 rows are too few" in problem.message
+
+
 def test_free_text_is_not_taken_for_labels() -> None:
     problem = Dataset([f"sentence {i}" for i in range(150)]).refuse()
     assert (problem.pointer, problem.code) == ("/dataset", "too_many_labels")
@@ -295,6 +324,15 @@ def test_a_row_that_is_no_distribution_is_refused_by_its_number() -> None:
     assert "row 101" in problem.message
 
 
+@pytest.mark.parametrize("task", [None, "text_classification", "ordinal"])
+@pytest.mark.parametrize("cell", ["", "{}", "high", "[]", '{"low": NaN}', '{"low": 0}', '{"low": "much"}'])
+def test_one_cell_among_many_that_is_no_distribution_is_named(cell: str, task: str | None) -> None:
+    cells = [*DISTRIBUTIONS, cell, *DISTRIBUTIONS]
+    problem = Dataset(cells).refuse(task=task and {"type": task})
+    assert (problem.pointer, problem.code) == ("/dataset", "not_a_distribution")
+    assert "row 101 of column 'label'" in problem.message
+
+
 # ------------------------------------------------------------------------------------------------------ standardisation
 
 
@@ -374,6 +412,29 @@ def test_a_temperature_has_nothing_to_act_on_where_scores_are_no_probabilities(c
     assert "`evaluation.calibrate` = `platt`" in problem.message
     for fine in ("platt", None):
         assert dataset.resolve(loss=loss, evaluation={"calibrate": fine}).spec.evaluation.calibrate == fine
+
+
+@pytest.mark.parametrize(
+    ("cells", "field", "asked", "said"),
+    [
+        (NUMBERS, "calibrate", "platt", "'platt', and a regression gives numbers"),
+        (NUMBERS, "calibrate", "temperature", "'temperature', and a regression gives numbers"),
+        (NUMBERS, "thresholds", "f1", "task 'regression' has none"),
+        (LABELS, "thresholds", "f1", "only multi_label asks of each label"),
+    ],
+)
+def test_what_is_asked_for_and_does_not_apply_is_refused_not_dropped(
+    cells: list[str], field: str, asked: str, said: str
+) -> None:
+    dataset = Dataset(cells)
+    problem = dataset.refuse(evaluation={field: asked})
+    assert (problem.pointer, problem.code) == (f"/evaluation/{field}", "invalid_value")
+    assert said in problem.message
+    assert "set it to null" in problem.message
+    for fine in ({}, {field: None}):
+        resolved = dataset.resolve(evaluation=fine)
+        assert getattr(resolved.spec.evaluation, field) is None
+        assert_stays(dataset, resolved)
 
 
 def test_thresholds_may_be_left_at_one_half() -> None:

@@ -1,13 +1,12 @@
 """`GET /v1/datasets/{id}/recommendation`: the body, its refusals, and that what it says can be submitted."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.service import AppHouse, error_of, upload
+from tests.shared_data import SHARED_DATA
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +82,7 @@ def test_no_such_dataset(house: AppHouse) -> None:
 
 
 def test_shared_data(house: AppHouse) -> None:
-    data = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
-    file = data / "sms_spam" / "train.csv"
+    file = SHARED_DATA / "sms_spam" / "train.csv"
     if not file.exists():
         pytest.skip("the shared datasets are not here")
     body = ask(house, upload(house.client, file.read_bytes())).json()

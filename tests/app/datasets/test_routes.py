@@ -247,7 +247,7 @@ class TestRefusals:
             (b"text,label\n", "data.csv", "no_rows"),
             (b"text\n\xff\n", "data.csv", "invalid_encoding"),
             (b"text\na\n", "data.csv.gz", "invalid_gzip"),
-            (gzip.compress(b"text\na\n")[:-4], "data.csv.gz", "truncated_gzip"),
+            (gzip.compress(b"text\na\n", mtime=0)[:-4], "data.csv.gz", "truncated_gzip"),
             (b"text\na\n", "data.parquet", "invalid_parquet"),
             (FORMATS["parquet"][:-20], "data.parquet", "truncated_file"),
             (b'text,label\n"a', "data.csv", "truncated_file"),
@@ -282,6 +282,7 @@ class TestRefusals:
             ({"metadata": json.dumps({"a": "v" * 513})}, "/metadata/a", "invalid_value"),
             ({"metadata": json.dumps({"k" * 65: "v"})}, f"/metadata/{'k' * 65}", "invalid_value"),
             ({"metadata": json.dumps({str(n): "" for n in range(17)})}, "/metadata", "invalid_value"),
+            ({"metadata": json.dumps({"team": "n\x00lp"})}, "/metadata", "invalid_value"),
         ],
     )
     def test_a_bad_field_is_refused(self, house: House, form: dict[str, str], param: str, code: str) -> None:

@@ -57,6 +57,20 @@ def test_the_same_key_makes_one_comparison(house: House) -> None:
     assert house.compare(headers=headers).json()["id"] == house.compare(headers=headers).json()["id"]
 
 
+def test_a_step_that_would_not_fit_is_refused_and_much_memory_is_warned_of_by_loss(
+    tmp_path: Path, house: House
+) -> None:
+    coupled = {"terms": [{"loss": "cross_entropy"}, {"loss": "supcon"}]}
+    spec: dict[str, Any] = {"losses": ["cross_entropy", coupled], "training": {"max_length": 512}}
+    (warning,) = house.compare(**spec).json()["warnings"]
+    assert warning.startswith("cross_entropy+supcon: 'supcon' couples the 32 rows of a step")
+    limited = House(tmp_path / "limited", trainer_memory_bytes=6_000_000_000)
+    reply = limited.compare(**spec)
+    assert reply.status_code == 422
+    assert (error_of(reply)["param"], error_of(reply)["code"]) == ("/training/batch_size", "too_much_memory")
+    limited.close()
+
+
 def test_a_fault_in_a_loss_is_pointed_at(house: House) -> None:
     error = error_of(house.compare(losses=["cross_entropy", {"type": "focal", "gama": 2}]))
     assert error["param"] == "/losses/1/gama"

@@ -129,7 +129,7 @@ def test_it_can_be_cancelled(house: House) -> None:
 def test_waiting_in_vain_answers_as_it_stands(house: House) -> None:
     started = time.monotonic()
     reply = house.dry_run(headers={"Prefer": "wait=1"})
-    assert 1 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 1
     assert (reply.status_code, reply.json()["status"]) == (201, "queued")
     assert reply.headers["location"] == f"/v1/jobs/{reply.json()['id']}"
 
@@ -218,7 +218,7 @@ def test_a_dry_run_is_answered_while_a_training_holds_the_other_slot(service: Ru
         service.wait_for_job(client, training, ["running"])
         loss = {"terms": [{"loss": "cross_entropy"}, {"loss": "supcon", "weight": 0.2}]}
         spec = {**tiny_spec(dataset), "loss": loss}
-        reply = client.post("/v1/jobs/dry_run", json=spec, headers={"Prefer": "wait=50"}, timeout=90)
+        reply = client.post("/v1/jobs/dry_run", json=spec, headers={"Prefer": "wait=60"})
         assert reply.status_code == 200, reply.text
         job = reply.json()
         assert (job["status"], job["model_id"], job["error"]) == ("succeeded", None, None)

@@ -463,6 +463,34 @@ def test_a_repeated_step_overwrites_its_metric(house: House) -> None:
     }
 
 
+def test_the_speed_of_a_base_is_the_median_of_its_last_trainings_on_a_queue(house: House) -> None:
+    def trained(*speeds: float, model: str = "swift", tuning: str = "full", **columns: Any) -> None:
+        spec = {"model": model, "tuning": {"type": tuning}}
+        job = house.add(**{"status": "succeeded", "spec": spec, **columns})
+        for name, values in (("train/tokens_per_second", speeds), ("train/rows_per_second", [1.0])):
+            rows = [
+                {"name": name, "step": step, "value": value, "created_at": 0.0} for step, value in enumerate(values)
+            ]
+            house.run(repository.put_metrics, job, rows)
+
+    def speed(queue: str = "cpu", model: str = "swift") -> Any:
+        return house.run(repository.tokens_per_second, queue, model)
+
+    trained(9_000.0, status="failed")
+    trained(9_000.0, tuning="frozen")
+    trained(9_000.0, kind="dry_run")
+    trained(9_000.0, model="other")
+    assert speed() is None
+    trained(50.0)
+    for _ in range(repository.SPEED_JOBS - 1):
+        trained(100.0, 200.0, 300.0, project_id="proj_b")
+    trained(800.0, queue="gpu")
+    assert (speed(), speed("gpu"), speed(model="other"), speed("gpu", "other")) == (200, 800, 9_000, None)
+    for _ in range(repository.SPEED_JOBS):
+        trained(400.0)  # the machine became faster
+    assert speed() == 400
+
+
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_pages_of_metrics_go_series_by_series_and_lose_none(house: House, order: Any) -> None:
     job, other = house.add(), house.add()

@@ -101,7 +101,7 @@ shares = st.floats(0, 0.45)
 seeds = st.integers(0, 2**32 - 1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(labels=st.lists(st.sampled_from("abcd"), min_size=1, max_size=80), validation=shares, test=shares, seed=seeds)
 def test_every_row_has_one_part_no_part_exceeds_its_share_and_every_label_is_trained_on(
     labels: list[str], validation: float, test: float, seed: int
@@ -114,7 +114,7 @@ def test_every_row_has_one_part_no_part_exceeds_its_share_and_every_label_is_tra
     assert set(rows_in(parts, Part.TRAIN, labels)) == set(labels)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(sizes=st.lists(st.integers(20, 60), min_size=1, max_size=5), validation=shares, test=shares, seed=seeds)
 def test_where_labels_have_rows_enough_the_shares_are_met_within_half_a_row(
     sizes: list[int], validation: float, test: float, seed: int
@@ -128,7 +128,7 @@ def test_where_labels_have_rows_enough_the_shares_are_met_within_half_a_row(
             assert abs(counts[f"label {i}"] - share * size) <= 1 + 1e-9
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     groups=st.lists(st.one_of(st.none(), st.sampled_from(["x", "y", "z", "", "0"])), min_size=1, max_size=60),
     validation=shares,

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ml.artifact.tokenizer import Text
-from ml.data.tokens import FeatureTable, TokenTable
+from ml.data.tokens import FeatureTable, TokenTable, token_arrays
 from ml.models.classifier import load_native
 from tests.tiny_base import learnable_rows
 
@@ -18,7 +18,7 @@ PAIRS: list[Text] = [("where is it", "in the garden"), ("hello", "money back ple
 
 
 def table(base: Path, texts: list[Text], *, pad_id: int = 0, has_types: bool = True) -> TokenTable:
-    return TokenTable(base, texts, 16, pad_id=pad_id, has_types=has_types)
+    return TokenTable.of(base, texts, 16, pad_id=pad_id, has_types=has_types)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_other_texts_are_read_the_same_way(tiny_base: Path) -> None:
 
 def test_a_rows_logits_do_not_depend_on_its_neighbours(tiny_base: Path) -> None:
     texts: list[Text] = [text for text, _ in learnable_rows(24)]
-    tokens = TokenTable(tiny_base, texts, 32, pad_id=0, has_types=True)
+    tokens = TokenTable.of(tiny_base, texts, 32, pad_id=0, has_types=True)
     network = load_native(tiny_base, width=3, labels=("a", "b", "c"), head="linear", scale=1.0, dropout=None).eval()
     with torch.no_grad():
         together = network(**tokens.inputs_of(np.arange(24))).logits
@@ -111,7 +111,22 @@ def test_a_rows_logits_do_not_depend_on_its_neighbours(tiny_base: Path) -> None:
 
 
 def test_features_are_given_back_by_row_and_cost_one_unit_each() -> None:
-    features = torch.arange(12.0).reshape(4, 3)
+    features = np.arange(12, dtype=np.float32).reshape(4, 3)
     rows = FeatureTable(features)
     assert rows.lengths.tolist() == [1, 1, 1, 1]
-    assert torch.equal(rows.inputs_of(np.array([2, 0]))["features"], features[[2, 0]])
+    assert rows.inputs_of(np.array([2, 0]))["features"].tolist() == features[[2, 0]].tolist()
+
+
+def test_texts_that_come_some_at_a_time_are_read_as_all_at_once(tiny_base: Path) -> None:
+    pieces = list(token_arrays(tiny_base, [PAIRS[:1], PAIRS[1:]], 16, has_types=True))
+    joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    tokens = TokenTable(joined, pad_id=0)
+    for name, tensor in table(tiny_base, PAIRS).inputs_of(np.arange(3)).items():
+        assert torch.equal(tokens.inputs_of(np.arange(3))[name], tensor)
+
+
+def test_the_ids_in_use_are_those_of_all_texts_and_the_padding(tiny_base: Path, tokenizer: Tokenizer) -> None:
+    expected = {9, *(id_ for text in TEXTS[:4] for id_ in tokenizer.encode(text).ids)}
+    assert table(tiny_base, list(TEXTS[:4]), pad_id=9).used_ids().tolist() == sorted(expected)
+    pad_id = max(expected) + 5
+    assert table(tiny_base, ["hello"], pad_id=pad_id).used_ids().tolist()[-1] == pad_id

@@ -22,7 +22,7 @@ def load(base: Path, dropout: float | None = None, **changes: Any) -> NativeClas
 @pytest.fixture
 def tokens(tiny_base: Path) -> TokenTable:
     texts = ["hello", "where is my parcel today please", "money back"]
-    return TokenTable(tiny_base, texts, 32, pad_id=0, has_types=True)
+    return TokenTable.of(tiny_base, texts, 32, pad_id=0, has_types=True)
 
 
 def test_the_native_classifier_has_a_logit_for_each_label_and_trains_whole(tiny_base: Path, tokens: TokenTable) -> None:

@@ -89,7 +89,7 @@ def test_the_encoder_and_the_head_learn_and_padding_counts_for_nothing(
     ids, mask = batch()
     network(input_ids=ids, attention_mask=mask).logits.square().sum().backward()
     learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    assert {name for name in learning if "classifier" in name} >= {f"model.{network._head_name}.weight"}
+    assert {name for name in learning if "classifier" in name} >= {f"model.{network.head_name}.weight"}
     inside = [parameter for name, parameter in network.named_parameters() if name in learning and "classif" not in name]
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in inside)
     frozen = [parameter for name, parameter in network.named_parameters() if name not in learning]

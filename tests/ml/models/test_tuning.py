@@ -34,7 +34,9 @@ def tuned(base: Path, spec: dict[str, Any], *, seed: int = 1, **options: Any) ->
 
 
 def inputs_for(base: Path) -> dict[str, torch.Tensor]:
-    return TokenTable(base, ["where is my parcel", "money back"], 32, pad_id=0, has_types=True).inputs_of(np.arange(2))
+    return TokenTable.of(base, ["where is my parcel", "money back"], 32, pad_id=0, has_types=True).inputs_of(
+        np.arange(2)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,27 @@ def test_an_unknown_loss_given_as_a_bare_string_is_pointed_at_where_it_stands() 
     assert "Did you mean 'focal'?" in problem.message
 
 
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"name": "a\x00b"}, "/name"),
+        ({"dataset": "ds_\x00"}, "/dataset"),
+        ({"model": "\x00"}, "/model"),
+        ({"metadata": {"team": "n\x00lp"}}, "/metadata"),
+        ({"metadata": {"te\x00am": "nlp"}}, "/metadata"),
+        ({"split": {"group_column": "us\x00er"}}, "/split/group_column"),
+        ({"task": {"type": "ordinal", "labels": ["low", "hi\x00gh"]}}, "/task/labels"),
+        ({"loss": {"type": "cross_entropy", "class_weights": {"a\x00": 1.0}}}, "/loss/class_weights"),
+        ({"loss": {"terms": [{"loss": {"type": "focal", "alpha": {"a\x00": 1.0}}}]}}, "/loss/terms/0/loss/alpha"),
+        ({"training": {"early_stopping": {"metric": "f\x001"}}}, "/training/early_stopping/metric"),
+    ],
+)
+def test_a_character_that_a_database_cannot_hold_is_refused_where_it_stands(body: dict[str, Any], pointer: str) -> None:
+    problem = refuse(**body)
+    assert (problem.pointer, problem.code) == (pointer, "invalid_value")
+    assert problem.message == "the character U+0000 cannot be stored. Remove it."
+
+
 def test_a_loss_without_a_type_is_asked_for_one() -> None:
     problem = refuse(loss={"gamma": 2.0})
     assert problem.pointer == "/loss"
@@ -348,7 +369,7 @@ def test_a_task_is_text_classification_unless_its_type_says_otherwise() -> None:
 
 def test_two_bad_values_are_both_told() -> None:
     problems = problems_of({"dataset": "ds_1", "loss": {"type": "focal", "gamma": -1}, "training": {"epochs": "x"}})
-    assert [problem.pointer for problem in problems] == ["/loss/gamma", "/training/epochs"]
+    assert [problem.pointer for problem in problems] == ["/training/epochs", "/loss/gamma"]
 
 
 def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:

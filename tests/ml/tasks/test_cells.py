@@ -106,3 +106,9 @@ def test_labels_are_counted_as_each_kind_means_it() -> None:
     assert count_labels("lists", ['["a", "b", "a"]', "[]", '["a"]']) == {"a": 2, "b": 1}
     cells = ['{"a": 1, "b": 3}', '{"b": 1, "c": 0}']
     assert count_labels("distributions", cells) == {"a": 0, "b": 2, "c": 0}
+
+
+@pytest.mark.parametrize("cell", ["", "b", "{}", "[]", '{"a": 0}', '{"a": null}'])
+def test_a_cell_of_another_kind_counts_for_no_label(cell: str) -> None:
+    assert count_labels("distributions", ['{"a": 1}', cell]) == {"a": 1}
+    assert count_labels("lists", ['["a"]', cell]) == {"a": 1}

@@ -1,20 +1,15 @@
 """Rows for every task: the first real ones where the shared datasets are at hand, else small ones of our own."""
 
-import csv
-import gzip
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from ml.specs.losses.base import TaskType
+from tests.shared_data import as_votes, read_shared
 from tests.tiny_base import learnable_rows
 
 ROWS = 120
-_SHARED = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
 
 
 @dataclass(frozen=True)
@@ -59,28 +54,12 @@ def table_for(task: TaskType, *, is_pair: bool = False, is_soft: bool = False) -
             (text, label, text[:1]) for text, label in learnable_rows(ROWS)
         ]
     if is_soft:
-        rows = [(text, _spread(grade), group) for text, grade, group in rows]
+        rows = [(text, json.dumps(as_votes(grade)), group) for text, grade, group in rows]
     spec: dict[str, Any] = {"type": task}
     if is_soft and task == "ordinal":
         spec["labels"] = list("12345")
     return Table(headers, rows, columns, spec)
 
 
-def _spread(grade: str) -> str:
-    """A grade as votes: most for itself, some for its neighbours."""
-    return json.dumps({g: 4 - min(3, 2 * abs(int(g) - int(grade))) for g in "12345"})
-
-
 def _read(name: str) -> list[dict[str, Any]]:
-    folder = _SHARED / name
-    file = next((file for file in sorted(folder.glob("train.*"))), None)
-    return [] if file is None else list(islice(_lines(file), ROWS))
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    opened = gzip.open if file.suffix == ".gz" else open
-    with opened(file, "rt", encoding="utf-8") as text:
-        if ".jsonl" in file.name:
-            yield from map(json.loads, text)
-        else:
-            yield from csv.DictReader(text)
+    return list(islice(read_shared(name), ROWS))

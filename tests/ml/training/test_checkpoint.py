@@ -107,6 +107,14 @@ def test_sgd_goes_on_with_its_momentum(trainer: Trainer) -> None:
     assert trainer.train(run) == expected
 
 
+@pytest.mark.parametrize("sampler", ["class_balanced", "m_per_class"])
+def test_an_epochs_sample_is_the_same_after_a_stop(trainer: Trainer, sampler: str) -> None:
+    digest, _ = trainer.train(trainer.lay_out("whole", {"sampler": sampler}))
+    run = trainer.lay_out("stopped", {"sampler": sampler})
+    trainer.train_until(run, EPOCH + 2)
+    assert trainer.train(run)[0] == digest
+
+
 def test_sgd_without_momentum_has_nothing_to_keep_and_goes_on(trainer: Trainer) -> None:
     training = {"optimizer": {"type": "sgd", "learning_rate": 0.02, "momentum": 0.0}}
     expected = trainer.train(trainer.lay_out("whole", training))

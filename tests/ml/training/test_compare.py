@@ -11,6 +11,7 @@ import pytest
 from ml.comparisons import ResolvedComparison, resolve_comparison
 from ml.specs.comparison import Comparison
 from ml.training import compare as module
+from ml.training import prepare
 from ml.training.__main__ import main
 from ml.training.compare import Run, compare, report
 from ml.training.errors import ExitCode, NonFiniteLossError, StoppedError
@@ -62,14 +63,13 @@ def test_the_texts_of_a_frozen_comparison_are_encoded_once(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    encode = module.encode_features
+    encode = prepare.encode_features
 
     def counted(*arguments: Any) -> Any:
         calls.append(1)
         return encode(*arguments)
 
-    monkeypatch.setattr(module, "encode_features", counted)
-    monkeypatch.setattr("ml.training.fit.encode_features", counted)
+    monkeypatch.setattr(prepare, "encode_features", counted)
     House(tmp_path, tiny_base).compare()
     assert len(calls) == 1
 

@@ -1,31 +1,97 @@
 """What a run decides about its machine, once."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from ml.memory import MICRO_BATCH_TOKENS, row_bytes, tokens_that_fit, weight_bytes
 from ml.specs.job import Training
-from ml.training.machine import look_around, usable_cores
+from ml.training import machine as module
+from ml.training.machine import Machine, look_around, spare_bytes, usable_cores
+from ml.training.run import Placement
+from tests.ml.datasets import Dataset, base
 from tests.ml.runs import MACHINE
+
+GIGABYTE = 10**9
+
+
+def look(before: dict[str, Any] | None = None, threads: int = 1, **training: Any) -> Machine:
+    """With memory in plenty."""
+    return look_around(Training.model_validate(training), Placement(threads=threads), lambda _spare: 10**9, before)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_precision_that_was_asked_for_is_used(precision: str) -> None:
-    machine = look_around(Training.model_validate({"precision": precision}), 1)
+    machine = look(precision=precision)
     assert machine.precision == precision
     assert machine.autocast()._enabled == (precision == "bfloat16")
 
 
 def test_auto_decides_for_one_of_the_two() -> None:
-    assert look_around(Training(), 1).precision in {"float32", "bfloat16"}
+    assert look().precision in {"float32", "bfloat16"}
 
 
 def test_every_usable_core_is_used_unless_told_otherwise() -> None:
-    assert look_around(Training(), 0).threads == usable_cores() >= 1
-    assert look_around(Training(), 3).threads == 3
+    assert look(threads=0).threads == usable_cores() >= 1
+    assert look(threads=3).threads == 3
 
 
 def test_a_resumed_run_decides_as_before_on_the_same_kind_of_device() -> None:
-    device = look_around(Training(), 1).device
-    before = {**MACHINE.as_dict(), "device": device, "threads": 7, "micro_batch_tokens": 123}
-    assert look_around(Training(), 1, before).as_dict() == before
-    elsewhere = {**before, "device": "another"}
-    assert look_around(Training(), 1, elsewhere) == look_around(Training(), 1)
+    before = {**MACHINE.as_dict(), "device": look().device, "threads": 7, "micro_batch_tokens": 123}
+    assert look(before).as_dict() == before
+    assert look({**before, "device": "another"}) == look()
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize(("fitting", "expected"), [(10**9, MICRO_BATCH_TOKENS), (500, 500)])
+def test_a_pass_takes_what_fits_and_no_more_than_gains_speed(
+    fitting: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    asked: list[int] = []
+
+    def fit(spare: int) -> int:
+        asked.append(spare)
+        return fitting
+
+    assert look_around(Training(), Placement(), fit).micro_batch_tokens == expected
+    assert 0 < asked[0] < 10**15
+
+
+def test_a_gpu_is_asked_how_much_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (3000, 9000))
+    machine = look_around(Training(), Placement(memory_bytes=1), lambda spare: spare)
+    assert (machine.device, machine.micro_batch_tokens) == ("cuda", 3000)
+
+
+def test_what_is_spare_is_the_least_that_a_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONTROL_GROUP", tmp_path)
+    machine = spare_bytes("cpu", 0)
+    assert machine is not None
+    used = spare_bytes("cpu", 10**15)
+    assert used is not None
+    assert used <= machine + GIGABYTE  # a limit beyond the machine's memory leaves the machine's
+    assert spare_bytes("cpu", 1) == 0
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 100\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert spare_bytes("cpu", 0) != 400
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert spare_bytes("cpu", 0) == 400
+
+
+def test_tokens_that_fit_leave_room_for_weights_and_are_one_at_least() -> None:
+    on = base(parameters=22_700_000)
+    resolved = Dataset().resolve(on)
+    tokens = tokens_that_fit(resolved, on, 2 * GIGABYTE)
+    kept = weight_bytes(resolved, on) + tokens * row_bytes(resolved, on) / 128
+    assert 0.79 * 2 * GIGABYTE < kept <= 0.8 * 2 * GIGABYTE
+    assert tokens_that_fit(resolved, on, 4 * GIGABYTE) > 2 * tokens
+    assert tokens_that_fit(resolved, on, 1000) == 1
+    longer = Dataset().resolve(on, training={"max_length": 512})
+    assert tokens_that_fit(longer, on, 2 * GIGABYTE) < tokens  # attention keeps more of each

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from ml.data.splits import Part
+from ml.data.tokens import FeatureTable
+from ml.models.heads import SharedHead
 from ml.specs.errors import Problem, SpecError
 from ml.training.prepare import Prepared, encode_features, logits_of, prepare
 from ml.training.run import Placement, RunDirectory
@@ -55,12 +57,16 @@ def test_logits_come_in_the_order_of_the_rows_with_dropout_off(tmp_path: Path, t
             np.testing.assert_allclose(answer, alone, rtol=0, atol=1e-5)
 
 
-def test_features_are_the_encoders_answers_row_by_row(tmp_path: Path, tiny_base: Path) -> None:
+def test_features_are_the_encoders_answers_row_by_row(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared = prepare_run(lay_out(tmp_path, tuning={"type": "frozen"}), tiny_base)
     assert prepared.encoder is not None
     told: list[tuple[int, int]] = []
     machine = replace(MACHINE, micro_batch_tokens=100)
-    features = encode_features(prepared.encoder, prepared.tokens, machine, lambda done, rows: told.append((done, rows)))
+    monkeypatch.setattr("ml.training.prepare.ROWS_ENCODED_AT_ONCE", 25)
+    made = encode_features(prepared.encoder, prepared.tokens, machine, lambda done, rows: told.append((done, rows)))
+    features = FeatureTable(np.concatenate([piece["features"] for piece in made]))
     for row in range(0, 60, 7):
         alone = prepared.encoder(**prepared.tokens.inputs_of(np.array([row])))
         torch.testing.assert_close(features.inputs_of(np.array([row]))["features"], alone, rtol=0, atol=1e-5)
@@ -160,3 +166,16 @@ def test_a_teacher_that_is_read_otherwise_is_refused(tmp_path: Path, tiny_base: 
     assert problem.code == "teacher_does_not_fit"
     assert "read as 'softmax'" in problem.message
     assert "read as 'cumulative'" in problem.message
+
+
+@pytest.mark.parametrize("loss", ["coral", "cumulative_link"])
+def test_thresholds_of_levels_begin_where_the_rows_divide(loss: str, tmp_path: Path, tiny_base: Path) -> None:
+    """Else an optimizer that moves each by its rate a step spends the run getting there."""
+    levels = ["1"] * 80 + ["2"] * 30 + ["3"] * 10
+    rows = [(f"parcel {i}", level) for i, level in enumerate(levels)]
+    prepared = prepare_run(lay_out(tmp_path, rows=rows, loss=loss, task={"type": "ordinal"}), tiny_base)
+    counts = np.array(list(prepared.resolved.train_counts.values()))
+    expected = [(counts[1:].sum() + 0.5) / (counts.sum() + 1), (counts[2] + 0.5) / (counts.sum() + 1)]
+    head = prepared.network.head
+    assert isinstance(head, SharedHead)
+    assert torch.sigmoid(head.biases).tolist() == pytest.approx(expected, rel=1e-5)

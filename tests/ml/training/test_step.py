@@ -95,7 +95,7 @@ class Example:
 @pytest.fixture(scope="module")
 def tiny(tiny_base: Path) -> Example:
     rows = learnable_rows(32)
-    tokens = TokenTable(tiny_base, [text for text, _ in rows], 32, pad_id=0, has_types=True)
+    tokens = TokenTable.of(tiny_base, [text for text, _ in rows], 32, pad_id=0, has_types=True)
     torch.manual_seed(1)
     network = native(tiny_base).double().train()
     return Example(network, tokens, Targets(torch.tensor([LABELS.index(label) for _, label in rows])))
@@ -108,7 +108,7 @@ def minilm() -> Example:
     torch.manual_seed(1)
     network = native(base).train()
     targets = Targets(torch.arange(len(texts)) % len(LABELS))
-    return Example(network, TokenTable(base, list(texts), 128, pad_id=0, has_types=True), targets)
+    return Example(network, TokenTable.of(base, list(texts), 128, pad_id=0, has_types=True), targets)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -183,7 +183,7 @@ def head_step(labels: list[int], loss: Any, machine: Machine = MACHINE) -> tuple
     with torch.no_grad():
         head.head.weight.copy_(torch.tensor([[8.0], [-8.0]]))
         head.head.bias.zero_()
-    features, targets = FeatureTable(torch.ones(len(labels), 1)), Targets(torch.tensor(labels))
+    features, targets = FeatureTable(np.ones((len(labels), 1), np.float32)), Targets(torch.tensor(labels))
     spec: Any = TypeAdapter(Loss).validate_python(loss)
     objective = Objective(spec, LossContext(labels=("no", "yes"), train_counts={"no": 1, "yes": 1}))
     return backward_step(head, objective, features, targets, np.arange(len(labels)), machine, None, 0.0), head
