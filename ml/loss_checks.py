@@ -136,6 +136,7 @@ def _check_needs(pointer: str, loss: LossSpec, spec: JobSpec, facts: DatasetFact
         )
     given = spec.training.dropout
     has_dropout = given > 0 if given is not None else not is_frozen and base.dropout != 0
+    has_dropout = has_dropout or getattr(spec.tuning, "dropout", 0) > 0
     if "second_forward" in loss.needs and not has_dropout:
         raise refuse(
             pointer,

@@ -32,17 +32,27 @@ def assemble(artifact: Path, runtime: Path, target: Path) -> Path:
     return target
 
 
+# What transformers' own classes have no place for.
+_BEYOND_TRANSFORMERS = {
+    "frozen": "the encoder was frozen and its last layer is averaged over the tokens before the head.",
+    "adapter": "adapters stand between the encoder's own layers.",
+    "prompt": "trained vectors stand among the words of every text.",
+    "prefix": "trained keys and values stand before those of every text.",
+}
+
+
+def _why_not(description: Description) -> str:
+    reason = _BEYOND_TRANSFORMERS.get(description.spec["tuning"]["type"], "its last layer compares angles.")
+    if description.head != "native":
+        return reason
+    return f"{reason} `model.safetensors` holds what was trained; the rest is as in {description.base_model}."
+
+
 def _readme(description: Description) -> str:
     loading = (
         "`AutoModelForSequenceClassification.from_pretrained(folder)` loads it, with the same logits."
         if description.loads_in_transformers
-        else "`AutoModelForSequenceClassification` cannot express it: "
-        + (
-            "its last layer compares angles."
-            if description.head == "native"
-            else "the encoder was frozen and its last layer is averaged over the tokens before the head."
-        )
-        + " Use the ONNX file."
+        else f"`AutoModelForSequenceClassification` cannot express it: {_why_not(description)} Use the ONNX file."
     )
     takes = ", ".join(f"`{name}`" for name in description.inputs)
     width = description.build_task().width

@@ -20,8 +20,16 @@ class Tuner:
         return True
 
 
+class LastingTuner(Tuner):
+    """What was put into the network stays there."""
+
+    def fold(self) -> bool:
+        """It cannot be."""
+        return False
+
+
 class MergingTuner(Tuner):
-    """What was put beside the base's matrices by peft becomes part of them."""
+    """What peft put beside the base's matrices becomes part of them."""
 
     def __init__(self, peft: Any) -> None:
         self.peft = peft  # it holds the model, and so must not be a module inside it

@@ -8,9 +8,22 @@ from typing import Any
 
 from torch import nn
 
+from ml.models.adalora import AdaLoraTuner
+from ml.models.adapters import put_adapters
 from ml.models.classifier import NativeClassifier
-from ml.models.tuner import MergingTuner
-from ml.specs.tuning import FullTuning, LoraTuning, TopLayersTuning, Tuning, is_named
+from ml.models.prompts import PrefixedEncoder, PromptedEncoder
+from ml.models.tuner import LastingTuner, MergingTuner
+from ml.specs.tuning import (
+    AdaLoraTuning,
+    AdapterTuning,
+    FullTuning,
+    Ia3Tuning,
+    LoraTuning,
+    PrefixTuning,
+    PromptTuning,
+    TopLayersTuning,
+    Tuning,
+)
 
 
 def tune(network: NativeClassifier, spec: Tuning) -> None:
@@ -24,7 +37,20 @@ def tune(network: NativeClassifier, spec: Tuning) -> None:
         for layer in find_layers(network.model)[1][-spec.layers :]:
             layer.requires_grad_(True)
     elif isinstance(spec, LoraTuning):
-        network.tuner = add_lora(network.model, spec)
+        network.tuner = _add_lora(network.model, spec)
+    elif isinstance(spec, AdaLoraTuning):
+        network.tuner = _add_adalora(network.model, spec)
+    elif isinstance(spec, Ia3Tuning):
+        network.tuner = _add_ia3(network.model, spec)
+    elif isinstance(spec, PromptTuning | PrefixTuning):
+        kind = PromptedEncoder if isinstance(spec, PromptTuning) else PrefixedEncoder
+        setattr(network.model, network.model.base_model_prefix, kind(encoder, spec.virtual_tokens))
+        network.tuner = LastingTuner()
+    elif isinstance(spec, AdapterTuning):
+        put_adapters(network.model, find_linear(network.model, spec.target_modules), spec.size)
+        for norm in (module for module in encoder.modules() if "norm" in type(module).__name__.lower()):
+            norm.requires_grad_(True)
+        network.tuner = LastingTuner()
     for module in (*outside, getattr(encoder, "pooler", None)):
         if module is not None:
             module.requires_grad_(True)
@@ -32,7 +58,7 @@ def tune(network: NativeClassifier, spec: Tuning) -> None:
         network.hold_still([module for module in encoder.modules() if _is_frozen(module)])
 
 
-def add_lora(model: Any, spec: LoraTuning) -> MergingTuner:
+def _add_lora(model: Any, spec: LoraTuning) -> MergingTuner:
     """A matrix of low rank beside each target module."""
     from peft import LoraConfig, LoraModel  # slow to import, and few need it
 
@@ -40,9 +66,40 @@ def add_lora(model: Any, spec: LoraTuning) -> MergingTuner:
         r=spec.rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
-        target_modules=find_linear(model, spec.target_modules or ()),
+        target_modules=find_linear(model, spec.target_modules),
     )
     return MergingTuner(LoraModel(model, config, "default"))
+
+
+def _add_adalora(model: Any, spec: AdaLoraTuning) -> AdaLoraTuner:
+    """The same, decomposed; how many steps there are is heard with each of them."""
+    from peft import AdaLoraConfig, AdaLoraModel
+
+    config = AdaLoraConfig(
+        init_r=spec.initial_rank,
+        target_r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=find_linear(model, spec.target_modules),
+        deltaT=spec.interval,
+        beta1=spec.beta1,
+        beta2=spec.beta2,
+        total_step=1,
+    )
+    return AdaLoraTuner(AdaLoraModel(model, config, "default"), spec)
+
+
+def _add_ia3(model: Any, spec: Ia3Tuning) -> MergingTuner:
+    """Factors for the outputs of some linear layers and the inputs of others."""
+    from peft import IA3Config, IA3Model
+
+    inputs = find_linear(model, spec.feedforward_modules)
+    config = IA3Config(target_modules=[*find_linear(model, spec.target_modules), *inputs], feedforward_modules=inputs)
+    peft = IA3Model(model, config, "default")
+    for name, factors in model.named_parameters():
+        if ".ia3_l." in name:
+            factors.undecayed = True  # they begin at 1, and 0 would be silence
+    return MergingTuner(peft)
 
 
 def find_layers(model: Any) -> tuple[str, nn.ModuleList]:
@@ -54,14 +111,11 @@ def find_layers(model: Any) -> tuple[str, nn.ModuleList]:
     raise TypeError(f"{type(model).__name__} has no stack of {count} layers")
 
 
-def find_linear(model: Any, targets: Sequence[str]) -> list[str]:
-    """The full names of the linear layers that these names mean, in each layer of the encoder."""
+def find_linear(model: Any, targets: Sequence[str] | None) -> list[str]:
+    """The names in the whole model of linear layers by their names in each layer of the encoder."""
+    assert targets is not None, "a resolved spec names its target modules"
     stack, layers = find_layers(model)
-    return [
-        f"{stack}.{name}"
-        for name, module in layers.named_modules()
-        if isinstance(module, nn.Linear) and any(is_named(name.split(".", 1)[1], target) for target in targets)
-    ]
+    return [f"{stack}.{number}.{name}" for number in range(len(layers)) for name in targets]
 
 
 def _is_frozen(module: nn.Module) -> bool:

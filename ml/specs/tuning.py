@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ml.specs.base import Spec, spell_out
 
@@ -35,12 +35,10 @@ class TopLayersTuning(TuningSpec):
     layers: int = Field(2, ge=1, description="How many of the encoder's layers train, counted from the top.")
 
 
+LayerNames = Annotated[list[str], Field(min_length=1)]
 TargetModules = Annotated[
-    list[str] | None,
-    Field(
-        min_length=1,
-        description="Linear layers by the end of their names, e.g. query, output.dense. Null: all of the encoder's.",
-    ),
+    LayerNames | None,
+    Field(description="Linear layers by their names or ends of them, e.g. query. Null: all of the encoder's layers."),
 ]
 
 
@@ -56,13 +54,105 @@ class LoraTuning(TuningSpec):
     target_modules: TargetModules = None
 
 
+class Ia3Tuning(TuningSpec):
+    """A learned factor for each key, value and inner feed-forward activation (Liu et al. 2022)."""
+
+    learning_rates = (1e-2, 5e-3)
+
+    type: Literal["ia3"]
+    target_modules: LayerNames | None = Field(
+        None, description="Linear layers whose outputs are scaled. Null: those that make keys and values."
+    )
+    feedforward_modules: LayerNames | None = Field(
+        None, description="Linear layers whose inputs are scaled. Null: the last of the feed-forward part."
+    )
+
+
+class AdaLoraTuning(TuningSpec):
+    """LoRA as a singular value decomposition; matrices that use their rank less well lose it (Zhang et al. 2023)."""
+
+    learning_rates = (2e-3, 1e-3)
+
+    type: Literal["adalora"]
+    rank: int = Field(8, ge=1, le=1024, description="The mean rank at the end.")
+    initial_rank: int = Field(12, ge=2, le=1024, description="Of each matrix at the beginning; more than `rank`.")
+    alpha: float = Field(16.0, gt=0, le=4096, description="The update is scaled by alpha / initial_rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Of what the matrices read.")
+    target_modules: TargetModules = None
+    initial: float = Field(0.1, ge=0, lt=1, description="Share of the steps before ranks fall.")
+    final: float = Field(0.3, ge=0, lt=1, description="Share of the steps after they are settled.")
+    interval: int = Field(10, ge=1, le=100_000, description="Steps from one allocation to the next.")
+    beta1: float = Field(0.85, gt=0, lt=1, description="Smooths a weight's sensitivity.")
+    beta2: float = Field(0.85, gt=0, lt=1, description="Smooths its uncertainty.")
+    orthogonality: float = Field(0.5, ge=0, le=100, description="Weight of the penalty that keeps P and Q orthogonal.")
+
+    @model_validator(mode="after")
+    def _has_ranks_to_take_and_steps_to_do_it_in(self) -> "AdaLoraTuning":
+        if self.initial_rank <= self.rank:
+            raise ValueError(
+                f"initial_rank is {self.initial_rank}, and must be more than rank, which is {self.rank}: "
+                "the difference is what is taken from matrices that need it less."
+            )
+        if self.initial + self.final >= 1:
+            raise ValueError(
+                f"initial {self.initial} and final {self.final} leave no steps in which ranks fall; "
+                "together they must be less than 1."
+            )
+        return self
+
+
+class PromptTuning(TuningSpec):
+    """Trained vectors stand among each text's word embeddings (Lester et al. 2021)."""
+
+    learning_rates = (1e-2, 1e-2)
+
+    type: Literal["prompt"]
+    virtual_tokens: int = Field(20, ge=1, le=512, description="How many vectors. They count as tokens of each text.")
+
+
+class PrefixTuning(TuningSpec):
+    """Trained keys and values stand before a text's own in every layer's attention (Li and Liang 2021)."""
+
+    learning_rates = (1e-2, 1e-2)
+
+    type: Literal["prefix"]
+    virtual_tokens: int = Field(20, ge=1, le=512, description="How many in each layer. They count as tokens too.")
+
+
+class AdapterTuning(TuningSpec):
+    """A bottleneck after attention and one after the feed-forward part of each layer; norms train too.
+
+    Houlsby et al. 2019. It begins as almost the identity.
+    """
+
+    learning_rates = (1e-3, 3e-4)
+
+    type: Literal["adapter"]
+    size: int = Field(64, ge=1, le=4096, description="Width of the bottleneck.")
+    target_modules: LayerNames | None = Field(
+        None, description="Linear layers that a bottleneck comes after. Null: the last of attention and feed-forward."
+    )
+
+
 Tuning = Annotated[
-    FullTuning | FrozenTuning | TopLayersTuning | LoraTuning,
+    FullTuning
+    | FrozenTuning
+    | TopLayersTuning
+    | LoraTuning
+    | AdaLoraTuning
+    | Ia3Tuning
+    | AdapterTuning
+    | PromptTuning
+    | PrefixTuning,
     Field(discriminator="type"),
     BeforeValidator(spell_out),
 ]
 
+# What families of encoders call some of a layer's linear layers. A base has one of each.
+KEYS = ("attention.self.key", "attention.k_lin", "attention.attn.k", "attention.self.key_proj")
+VALUES = ("attention.self.value", "attention.v_lin", "attention.attn.v", "attention.self.value_proj")
+ATTENTION_OUTPUTS = ("attention.output.dense", "attention.out_lin", "attention.attn.o", "attn.Wo")
+FEED_FORWARD_OUTPUTS = ("output.dense", "ffn.lin2", "mlp.Wo")
 
-def is_named(layer: str, target: str) -> bool:
-    """Whether a linear layer's name is what a target module says, or ends with it after a dot."""
-    return layer == target or layer.endswith(f".{target}")
+# The encoders that take past keys and values beside a text, by `model_type`.
+PREFIXABLE = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")

@@ -64,12 +64,12 @@ def save_checkpoint(
             return target
     facts = {"step": position.step, "position": asdict(position), "fingerprint": fingerprint, "python_rng": _python()}
     with publish_folder(target, facts) as temporary:
-        save_file(_contiguous(trainable_state(network)), temporary / WEIGHTS)
+        save_file(contiguous(trainable_state(network)), temporary / WEIGHTS)
         save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
-        save_file(_contiguous(objective.state_dict()), temporary / OBJECTIVE)
+        save_file(contiguous(objective.state_dict()), temporary / OBJECTIVE)
         save_file(_rng_tensors(), temporary / RNG)
         if best is not None:
-            save_file(_contiguous(best), temporary / BEST)
+            save_file(contiguous(best), temporary / BEST)
         for path in copied:
             shutil.copyfile(path, temporary / path.name)
     older = [path for path in sorted(folder.glob("step-*")) if path.name < target.name]
@@ -122,7 +122,8 @@ def trainable_state(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors wants them: on the CPU, each in one piece."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 

@@ -23,6 +23,7 @@ from ml.inference.classifier import OnnxClassifier, WrongAnswersError, open_sess
 from ml.models.classifier import FeatureHead, NativeClassifier
 from ml.models.heads import CosineHead, as_linear
 from ml.models.outputs import Outputs
+from ml.training.checkpoint import WEIGHTS, contiguous, trainable_state
 from ml.training.errors import ExportError
 from ml.training.fit import Fitted
 from ml.training.prepare import Prepared
@@ -86,7 +87,10 @@ def export_artifact(
             save_file(_head_tensors(network.head), folder / HEAD)
             _check_answers(folder, run.base)
         else:
-            network.model.save_pretrained(folder)
+            if is_plain:
+                network.model.save_pretrained(folder)
+            else:  # no config beside it: transformers would take what it knows, and answer wrongly
+                save_file(contiguous(trainable_state(network.model)), folder / WEIGHTS)
             _copy_tokenizer(prepared.base, folder, prepared.spec.training.max_length)
             _write_onnx(network, probe, folder / ONNX)
             _check_answers(folder, folder)

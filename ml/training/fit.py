@@ -191,6 +191,8 @@ class _Loop:
         self.optimizer.step()
         self.position.step += 1
         self.position.step_in_epoch += 1
+        if isinstance(self.network, NativeClassifier):
+            self.network.tuner.end_step(self.position.step, self.steps)
         self.speed.add(report)
         self.tell_step(report, norm, rate)
 

@@ -81,9 +81,10 @@ def backward_step(
     if rule.needs_term_gradients:
         _set_gradients(network, rule.merge(by_term, weights, totals))
     loss = float((weights * totals).sum())
-    if (penalty := rule.penalty()) is not None:
-        penalty.backward()  # type: ignore[no-untyped-call]
-        loss += float(penalty.detach())
+    for penalty in (rule.penalty(), network.tuner.penalty() if isinstance(network, NativeClassifier) else None):
+        if penalty is not None:
+            penalty.backward()  # type: ignore[no-untyped-call]
+            loss += float(penalty.detach())
     rule.observe(totals)
     return StepReport(loss, objective.named(totals), len(rows), int(examples.lengths[rows].sum()), padded)
 

@@ -184,9 +184,12 @@ def test_a_term_that_trains_the_encoder_has_nothing_to_train_in_a_frozen_one(ter
 
 @pytest.mark.parametrize(
     ("tuning", "dropout", "is_fine"),
-    [("full", 0.0, False), ("full", None, True), ("full", 0.1, True), ("frozen", None, False), ("frozen", 0.1, True)],
+    [
+        *[("full", 0.0, False), ("full", None, True), ("full", 0.1, True), ("frozen", None, False)],
+        *[("frozen", 0.1, True), ("lora", 0.0, False), ({"type": "lora", "dropout": 0.1}, 0.0, True)],
+    ],
 )
-def test_two_passes_need_dropout_to_differ(tuning: str, dropout: float | None, is_fine: bool) -> None:
+def test_two_passes_need_dropout_to_differ(tuning: Any, dropout: float | None, is_fine: bool) -> None:
     body: dict[str, Any] = {
         "loss": composed("cross_entropy", "r_drop"),
         "tuning": tuning,

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from ml.data.tokens import TokenTable
+from ml.models.adapters import Bottleneck
 from ml.models.classifier import NativeClassifier, load_native
 from ml.models.tuning import find_layers, tune
 from ml.specs.tuning import Tuning
@@ -18,8 +19,10 @@ from tests.tiny_base import make_tiny_base
 SPECS: TypeAdapter[Any] = TypeAdapter(Tuning)
 
 
-UNTOUCHED_AT_FIRST = [{"type": "top_layers"}, {"type": "lora", "target_modules": ["query"]}]
-DRAWN = [{"type": "lora", "target_modules": ["query"]}]
+LORA = {"type": "lora", "target_modules": ["attention.self.query"]}
+ADAPTER = {"type": "adapter", "target_modules": ["attention.output.dense", "output.dense"], "size": 8}
+UNTOUCHED_AT_FIRST = [{"type": "top_layers"}, LORA]
+DRAWN = [LORA, ADAPTER]
 
 
 def tuned(base: Path, spec: dict[str, Any], *, seed: int = 1, **options: Any) -> NativeClassifier:
@@ -31,7 +34,9 @@ def tuned(base: Path, spec: dict[str, Any], *, seed: int = 1, **options: Any) ->
 
 
 def inputs_for(base: Path) -> dict[str, torch.Tensor]:
-    return TokenTable(base, ["where is my parcel", "money back"], 32, pad_id=0, has_types=True).inputs_of(np.arange(2))
+    return TokenTable.of(base, ["where is my parcel", "money back"], 32, pad_id=0, has_types=True).inputs_of(
+        np.arange(2)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +82,29 @@ def test_a_base_without_a_stack_of_layers_is_named() -> None:
         find_layers(model)
 
 
-@pytest.mark.parametrize(
-    ("targets", "expected"),
-    [
-        (["query"], {"attention.self.query"}),
-        (["output.dense"], {"attention.output.dense", "output.dense"}),
-        (["attention.output.dense", "key"], {"attention.output.dense", "attention.self.key"}),
-    ],
-)
-def test_target_modules_are_meant_by_the_end_of_their_names(
-    deep_base: Path, targets: list[str], expected: set[str]
-) -> None:
+def test_low_rank_matrices_stand_beside_the_target_modules_of_every_layer(deep_base: Path) -> None:
+    targets = ["attention.self.query", "output.dense"]
     network = tuned(deep_base, {"type": "lora", "target_modules": targets, "rank": 3, "alpha": 6})
     found = {name for name, module in network.named_modules() if hasattr(module, "lora_A") and module.lora_A}
-    assert found == {f"model.bert.encoder.layer.{i}.{name}" for i in range(4) for name in expected}
+    assert found == {f"model.bert.encoder.layer.{i}.{name}" for i in range(4) for name in targets}
     layer: Any = network.get_submodule(min(found))
-    assert layer.lora_A["default"].weight.shape[0] == 3
+    assert layer.lora_A["default"].weight.shape == (3, 32)
     assert layer.scaling["default"] == 2
+
+
+@pytest.mark.parametrize("width", [5, 40])
+def test_an_adapter_is_what_its_formula_says_and_begins_as_almost_the_identity(width: int) -> None:
+    torch.manual_seed(0)
+    adapter, x = Bottleneck(8, width), torch.randn(3, 8)
+    torch.testing.assert_close(adapter(x), x, rtol=0, atol=0.02)
+    assert not torch.equal(adapter(x), x)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.normal_()
+    down, up = adapter.down, adapter.up
+    inner = torch.nn.functional.gelu(x @ down.weight.T + down.bias)
+    assert inner.shape == (3, width)
+    torch.testing.assert_close(adapter(x), x + inner @ up.weight.T + up.bias)
 
 
 @pytest.mark.parametrize("spec", UNTOUCHED_AT_FIRST, ids=str)
@@ -111,9 +122,9 @@ def test_what_is_new_is_drawn_from_the_seed(deep_base: Path, spec: dict[str, Any
     assert any(not torch.equal(first[name], other[name]) for name in new)
 
 
-@pytest.mark.parametrize("spec", [{"type": "lora", "target_modules": ["query"]}], ids=str)
+@pytest.mark.parametrize("spec", [LORA, ADAPTER], ids=str)
 @pytest.mark.parametrize("head", ["cosine", "shared", "ordered"])
 def test_a_head_of_another_kind_trains_as_well(deep_base: Path, spec: dict[str, Any], head: str) -> None:
     network = tuned(deep_base, spec, head=head)
     assert all(parameter.requires_grad for parameter in network.head.parameters())
-    assert network.fold() == (head != "cosine")
+    assert network.fold() == (spec == LORA and head != "cosine")

@@ -1,7 +1,10 @@
 """Every tuning: it learns, only what it names changes, and what was trained is what is saved and served."""
 
+import csv
+import os
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +17,27 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from ml.artifact.description import ONNX, read_description
+from ml.bases import DEFAULT_BASE, find_base
 from ml.inference.classifier import OnnxClassifier, open_session
 from ml.training.errors import StoppedError
 from ml.training.export import export_artifact
-from ml.training.prepare import Prepared
+from ml.training.prepare import Prepared, logits_of
 from ml.training.run import RunDirectory
-from tests.ml.runs import fit_run, lay_out, prepare_run, read_events, series, stop_after, trained_logits, weights_sha256
+from tests.ml.runs import (
+    MACHINE,
+    fit_run,
+    lay_out,
+    prepare_run,
+    read_events,
+    series,
+    stop_after,
+    trained_logits,
+    weights_sha256,
+)
 from tests.tiny_base import learnable_rows
 
 TEXTS = [*(text for text, _ in learnable_rows(9, seed=9)), "where is my parcel " * 30, ""]
-HEAD = r"classifier\.|bert\.pooler\."
+HEAD = r"classifier\.|pooler\."
 
 
 @dataclass(frozen=True)
@@ -34,16 +48,32 @@ class Kind:
     trains: str  # the parameters that train beside the head
     changes: str | None  # the weights of the saved model that differ from the base's; none: transformers can't load it
     rate: float = 1e-2
+    may_stay: str = r"$^"  # of these, what may end as it began
 
 
 KINDS = {
     "top_layers": Kind({"type": "top_layers", "layers": 1}, r"encoder\.layer\.1\.", r"encoder\.layer\.1\."),
     "lora": Kind(
         {"type": "lora", "rank": 4, "dropout": 0.1, "target_modules": ["query", "value", "output.dense"]},
-        *(r"\.lora_[AB]\.", r"self\.(query|value)\.weight|output\.dense\.weight"),
+        *(r"\.lora_[AB]\.", r"self\.(query|value)\.weight|\.\d\.output\.dense\.weight"),
     ),
+    "adapter": Kind({"type": "adapter", "size": 16}, r"output\.dense\.1\.|LayerNorm", None),
+    "ia3": Kind(
+        {"type": "ia3"},
+        *(r"\.ia3_l\.", r"self\.(key|value)\.weight|\.\d\.output\.dense\.weight"),  # biases are 0 at first
+        rate=3e-2,
+    ),
+    "adalora": Kind(
+        {"type": "adalora", "rank": 2, "initial_rank": 4, "interval": 2, "dropout": 0.1},
+        *(r"\.lora_[ABE]\.", r"dense\.weight|self\..*\.weight"),
+        rate=3e-2,
+        may_stay=r"\.lora_E\.|encoder\.layer\.\d\..*\.weight",  # of a matrix that lost all its rank
+    ),
+    "prompt": Kind({"type": "prompt", "virtual_tokens": 5}, r"\.prompt$", None, rate=3e-2),
+    "prefix": Kind({"type": "prefix", "virtual_tokens": 5}, r"\.prefix$", None, rate=3e-2),
 }
 MERGED = [name for name, kind in KINDS.items() if kind.changes is not None]
+LASTING = [name for name, kind in KINDS.items() if kind.changes is None]
 
 
 @dataclass(frozen=True)
@@ -54,6 +84,7 @@ class Trained:
     prepared: Prepared
     before: dict[str, Tensor]  # the weights
     after: dict[str, Tensor]
+    losses: tuple[float, float]  # of all rows, without dropout, before and after
     answers: NDArray[np.float32]  # of the network as it was trained
 
 
@@ -65,7 +96,7 @@ class Trainer:
         self._made: dict[str, Trained] = {}
 
     def lay_out(self, name: str, kind: str, **spec: Any) -> RunDirectory:
-        training = {"epochs": 8, "optimizer": {"type": "adamw", "learning_rate": KINDS[kind].rate}}
+        training = {"epochs": 10, "dropout": 0.0, "optimizer": {"type": "adamw", "learning_rate": KINDS[kind].rate}}
         training |= spec.pop("training", {})
         return lay_out(self._folder / name, training=training, tuning=KINDS[kind].spec, **spec)
 
@@ -76,16 +107,21 @@ class Trainer:
         if kind not in self._made:
             run = self.lay_out(kind, kind)
             prepared = self.prepare(run)
-            before = copy_of(prepared)
+            before, loss = copy_of(prepared), loss_of(prepared)
             fitted = fit_run(run, prepared)
-            after, answers = copy_of(prepared), trained_logits(prepared, TEXTS)
+            after, losses, answers = copy_of(prepared), (loss, loss_of(prepared)), trained_logits(prepared, TEXTS)
             export_artifact(run, prepared, fitted, dataset_sha256=None)
-            self._made[kind] = Trained(run, prepared, before, after, answers)
+            self._made[kind] = Trained(run, prepared, before, after, losses, answers)
         return self._made[kind]
 
 
 def copy_of(prepared: Prepared) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in prepared.network.named_parameters()}
+
+
+def loss_of(prepared: Prepared) -> float:
+    outputs = logits_of(prepared.network, prepared.tokens, np.arange(60), MACHINE)
+    return prepared.task.evaluate(outputs, prepared.targets.labels.numpy())["loss"]
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +131,8 @@ def trainer(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Traine
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns(trainer: Trainer, kind: str) -> None:
-    losses = list(series(trainer(kind).run, "train/loss").values())
-    assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
+    before, after = trainer(kind).losses
+    assert after < 0.85 * before
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +140,9 @@ def test_what_it_names_and_the_head_change_and_nothing_else(trainer: Trainer, ki
     trained = trainer(kind)
     changed = {name for name, tensor in trained.before.items() if not torch.equal(tensor, trained.after[name])}
     expected = re.compile(rf"{KINDS[kind].trains}|{HEAD}")
-    assert changed == {name for name in trained.before if expected.search(name)}
+    named = {name for name in trained.before if expected.search(name)}
+    assert changed <= named
+    assert not [name for name in named - changed if not re.search(KINDS[kind].may_stay, name)]
     assert any("classifier" in name for name in changed)
 
 
@@ -113,7 +151,7 @@ def test_what_is_served_answers_as_the_network_did_that_was_trained(trainer: Tra
     trained = trainer(kind)
     served = OnnxClassifier(trained.run.artifact, trained.run.artifact, open_session(trained.run.artifact / ONNX, 1))
     answers = served.logits(served.tokenize(TEXTS))
-    assert np.abs(trained.answers).max() > 1  # it says something
+    assert np.ptp(trained.answers, axis=0).min() > 0.1  # not the same to every text
     np.testing.assert_allclose(answers, trained.answers, rtol=0, atol=1e-4)
 
 
@@ -132,7 +170,23 @@ def test_transformers_loads_what_was_trained(trainer: Trainer, kind: str, tiny_b
     base, saved = load_file(tiny_base / "model.safetensors"), load_file(trained.run.artifact / "model.safetensors")
     expected = re.compile(rf"{KINDS[kind].changes}|pooler\.")
     changed = {name for name, tensor in base.items() if not torch.equal(tensor, saved[f"bert.{name}"])}
-    assert changed == {name for name in base if expected.search(name)}
+    named = {name for name in base if expected.search(name)}
+    assert changed <= named
+    assert len(named - changed) < len(named) / 2
+    assert not [name for name in named - changed if not re.search(KINDS[kind].may_stay, name)]
+
+
+@pytest.mark.parametrize("kind", LASTING)
+def test_what_transformers_cannot_express_is_not_offered_to_it(trainer: Trainer, kind: str) -> None:
+    trained = trainer(kind)
+    assert not read_description(trained.run.artifact).loads_in_transformers
+    with pytest.raises((OSError, ValueError)):
+        AutoModelForSequenceClassification.from_pretrained(trained.run.artifact, local_files_only=True)
+    held = load_file(trained.run.artifact / "model.safetensors")
+    state = {name.removeprefix("model."): tensor for name, tensor in trained.after.items()}
+    trains = re.compile(rf"{KINDS[kind].trains}|{HEAD}")
+    assert held.keys() == {name for name in state if trains.search(f"model.{name}")}
+    assert all(torch.equal(held[name], state[name]) for name in held)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,7 +221,7 @@ def test_a_checkpoint_holds_what_trains_alone(trainer: Trainer, kind: str) -> No
 @pytest.mark.parametrize("term", ["fgm", "r_drop", "supcon"])
 def test_terms_that_train_the_encoder_reach_it(trainer: Trainer, kind: str, term: str) -> None:
     loss = {"terms": [{"loss": "cross_entropy"}, {"loss": term}]}
-    run = trainer.lay_out(f"{term}-{kind}", kind, loss=loss, training={"max_steps": 2})
+    run = trainer.lay_out(f"{term}-{kind}", kind, loss=loss, training={"max_steps": 2, "dropout": 0.1})
     prepared = trainer.prepare(run)
     before = copy_of(prepared)
     fit_run(run, prepared)
@@ -183,3 +237,27 @@ def test_terms_that_train_the_encoder_reach_it(trainer: Trainer, kind: str, term
 def test_words_that_do_not_train_are_left_whole(trainer: Trainer, kind: str) -> None:
     prepared: Any = trainer.prepare(trainer.lay_out(f"words-{kind}", kind))
     assert len(prepared.network.model.get_input_embeddings().weight) == prepared.network.model.config.vocab_size
+
+
+_TREC = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data") / "trec"
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not _TREC.is_dir(), reason=f"{_TREC} is not there")
+@pytest.mark.parametrize("kind", ["lora", "adapter"])
+def test_minilm_learns_kinds_of_questions_at_the_default_rate(tmp_path: Path, kind: str) -> None:
+    rows = []
+    for part, most in (("train", 640), ("test", 200)):
+        with (_TREC / f"{part}.csv").open(newline="", encoding="utf-8") as file:
+            rows += [(row["text"], row["label"], part) for row in islice(csv.DictReader(file), most)]
+    run = lay_out(
+        tmp_path,
+        rows=rows,
+        headers=("text", "label", "split"),
+        model=DEFAULT_BASE,
+        tuning=kind,
+        split={"validation": 0, "test": 0},
+        training={"epochs": 3, "batch_size": 16},
+    )
+    fitted = fit_run(run, prepare_run(run, find_base(DEFAULT_BASE, {})))
+    assert fitted.metrics["test"]["accuracy"] > 0.7  # the most frequent label has under 0.3
