@@ -5,7 +5,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test prove-losses check format bench bench-uploads bench-losses clean
+.PHONY: help setup demo up test prove-losses check format bench bench-uploads bench-losses bench-training clean
 
 help:            ## Show this help
 	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  +## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,13 +44,16 @@ format: $(SETUP) ## Format and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-uploads bench-losses  ## Run every benchmark
+bench: bench-uploads bench-losses bench-training  ## Run every benchmark
 
 bench-uploads: $(SETUP)  ## Upload speed and memory against the plain parser
 	$(BIN)/python -m benchmarks.uploads
 
 bench-losses: $(SETUP)  ## What the losses' papers claim, over 5 seeds (hours; goes on where it was stopped)
 	$(BIN)/python -m benchmarks.losses
+
+bench-training: $(SETUP)  ## Speed and accuracy against transformers' Trainer (hours; --quick in the module's help)
+	$(BIN)/python -m benchmarks.training
 
 clean:           ## Remove the virtual environment and the caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -27,4 +27,4 @@ def test_fresh_data_with_two_new_labels_refine_a_served_model(tmp_path: Path) ->
     assert after["labels"] == sorted([*before["labels"], *NEW])
     assert after["base_model"] == before["base_model"] == "tiny"
     assert answers == ["weather", "colour"]
-    assert second["metrics"]["test"]["accuracy"] > 0.8
+    assert second["metrics"]["test"]["accuracy"] > 0.6

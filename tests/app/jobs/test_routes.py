@@ -373,7 +373,7 @@ def test_jobs_are_listed_by_what_a_caller_filters_for(house: House) -> None:
     assert [job["id"] for job in listed] == [other, wanted]
     listed = all_items(house.client, "/v1/jobs", **{"metadata[team]": "自然语言", "metadata[run]": "7"})
     assert [(job["id"], job["name"]) for job in listed] == [(wanted, "wanted")]
-    assert all_items(house.client, "/v1/jobs", kind="evaluation") == []
+    assert all_items(house.client, "/v1/jobs", kind="comparison") == []
     assert all_items(house.client, "/v1/jobs", dataset="ds_nowhere") == []
     assert {job["status"] for job in all_items(house.client, "/v1/jobs", status="queued")} == {"queued"}
 
