@@ -88,7 +88,7 @@ def valkey_url(valkey_server: str) -> str:
     return valkey_server
 
 
-def wait_for_valkey(url: str, timeout_seconds: float = 10) -> None:
+def wait_for_valkey(url: str, timeout_seconds: float = 60) -> None:
     """Return once the server answers."""
     give_up_at = time.monotonic() + timeout_seconds
     with redis.Redis.from_url(url) as client:
