@@ -33,7 +33,8 @@ class Trained:
 
     def placement(self) -> Placement:
         weights = self.run.artifact if self.is_native else self.base
-        return Placement(base_models={"tiny": self.base, "mdl_1": weights}, start=self.run.artifact)
+        # One thread, as in the rest of this process: a run in it sets the number for all that follow.
+        return Placement(base_models={"tiny": self.base, "mdl_1": weights}, start=self.run.artifact, threads=1)
 
     def continued(self, folder: Path, **spec: Any) -> tuple[RunDirectory, Prepared]:
         run = lay_out(folder, **{"rows": ROWS, "model": "mdl_1", **spec})
