@@ -6,7 +6,7 @@ What it tells (events, metrics, checkpoints) goes through the run directory; wha
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,8 @@ class Fitted:
     steps: int
     state: TaskState  # with what was fitted
     task: Task  # the same
-    answers: tuple[NDArray[np.float32], NDArray[Any]]  # outputs (N, H) and targets of the reported part; or none
+    # Outputs (N, H) and targets of the reported part; or none.
+    answers: tuple[NDArray[np.float32], NDArray[Any]] = field(compare=False)
 
 
 def fit(
