@@ -24,15 +24,10 @@ from ml.tasks.build import TaskState, fitted_state
 from ml.training.checkpoint import Position, differences, load_checkpoint, save_checkpoint, trainable_state
 from ml.training.errors import NonFiniteLossError, StoppedError
 from ml.training.machine import Machine
-from ml.training.optimizers import (
-    build_optimizer,
-    clip_gradients,
-    decay_of_untouched,
-    learning_rate_factor,
-    set_learning_rate,
-)
+from ml.training.optimizers import build_optimizer, clip_gradients, set_learning_rate
 from ml.training.prepare import Prepared, logits_of
 from ml.training.run import RunDirectory
+from ml.training.schedules import learning_rate_factor
 from ml.training.step import Examples, StepReport, backward_step
 
 # A series holds about this many points, the first and the last step among them.
@@ -183,10 +178,10 @@ class _Loop:
         )
         norm = float(clip_gradients(self.network, self.training.max_grad_norm))
         if not (math.isfinite(report.loss) and math.isfinite(norm)):
-            bad = [name for name, value in report.terms.items() if not math.isfinite(value)]
+            bad = [name for name, value in report.terms.items() if not math.isfinite(value)] or list(report.terms)
             raise NonFiniteLossError(
-                f"the loss became {report.loss} (gradient norm {norm}) at step {self.position.step + 1}"
-                f"{', in ' + ', '.join(bad) if bad else ''}. "
+                f"the loss became {report.loss} (gradient norm {norm}) at step {self.position.step + 1}, "
+                f"in {', '.join(bad)}. "
                 "Lower training.optimizer.learning_rate, or keep max_grad_norm at 1."
             )
         self.optimizer.step()
@@ -255,10 +250,9 @@ class _Loop:
             self.network.load_state_dict(self.best, strict=False)
 
     def restore_words(self) -> None:
-        """Put the words back that no text holds, decayed as if they had been there all the time."""
+        """Put the words back that no text holds."""
         if isinstance(self.network, NativeClassifier):
-            made = self.position.step if self.best is None else self.position.patience.best_step
-            self.network.restore_words(decay_of_untouched(self.training, made, self.steps) or 1.0)
+            self.network.restore_words()
 
     def evaluate(self) -> Fitted:
         """Fit calibration and thresholds on validation, then measure the final weights on each part that has rows."""
