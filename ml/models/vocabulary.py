@@ -2,8 +2,8 @@
 
 On a small encoder the embeddings are half of the parameters, and every step pays for all of them: a dense gradient, its
 norm, an optimizer pass. Rows whose id no text holds have no gradient: what training does to them is to multiply them by
-one number. A row of ones stands in for them all, and ends as that number, whatever the optimizer and the schedule
-made of it. It knows a network's embeddings, not how they are trained.
+one number. A row of ones stands in for them all, and ends as that number, whatever the optimizer, the schedule or an
+average of the weights made of it. It knows a network's embeddings, not how they are trained.
 """
 
 from typing import Any

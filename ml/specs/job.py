@@ -76,6 +76,12 @@ class Training(Spec):
     optimizer: Optimizer = Field(AdamW(type="adamw"))
     schedule: Schedule = Field(Linear(type="linear"))
     max_grad_norm: float | None = Field(1.0, gt=0, description="Gradients are scaled down to this norm; null: never.")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Measure and keep a moving average of the weights, in which a step back counts so much as often.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the forward pass; auto takes bfloat16 where the processor has it. Losses: float32."
     )

@@ -335,6 +335,7 @@ def test_the_resolved_spec_is_echoed_with_every_default(house: House) -> None:
             },
             "schedule": {"type": "linear", "warmup": 0.1},
             "max_grad_norm": 1.0,
+            "ema_decay": None,
             "precision": "auto",
             "early_stopping": None,
             "checkpoint_every_seconds": 60.0,

@@ -43,10 +43,12 @@ def trained(folder: Path, base: Path, **training: Any) -> dict[str, Tensor]:
         {"optimizer": {"type": "adamax", "learning_rate": 1e-3}},
         {"optimizer": ADAMW, "max_steps": 5, "schedule": {"type": "constant", "warmup": 0.5}},
         {"optimizer": {**ADAMW, "learning_rate": 0.01, "layer_decay": 0.7}, "schedule": "one_cycle"},
+        {"optimizer": ADAMW, "ema_decay": 0.9},
+        {"optimizer": SGD, "ema_decay": 0.9, "early_stopping": {"patience": 1}, "epochs": 6},
     ],
     ids=[
         *("adamw", "best of early stopping", "sgd", "nesterov", "lion", "adam", "adamax", "max steps"),
-        "layer decay",
+        *("layer decay", "average", "best average"),
     ],
 )
 def test_every_weight_is_as_without_it(

@@ -133,6 +133,7 @@ def test_a_loss_without_a_type_is_asked_for_one() -> None:
             "at most 1",
             "1.5",
         ),
+        ({"training": {"ema_decay": 1}}, "/training/ema_decay", "less than 1", "1"),
         ({"training": {"schedule": {"warmup": 1.0}}}, "/training/schedule/warmup", "less than 1", "1.0"),
         (
             {"training": {"schedule": {"type": "cosine_restarts", "cycles": 0}}},

@@ -111,6 +111,18 @@ def test_every_optimizer_goes_on_with_its_state(trainer: Trainer, kind: str) -> 
     assert trainer.train(run) == expected
 
 
+@pytest.mark.parametrize("training", [{}, STOPPING_EARLY], ids=["plain", "early stopping"])
+def test_an_average_of_the_weights_goes_on(trainer: Trainer, training: dict[str, Any]) -> None:
+    averaging = {**training, "ema_decay": 0.9, "epochs": 4}
+    whole = trainer.lay_out("whole", averaging)
+    expected = trainer.train(whole)
+    run = trainer.lay_out("stopped", averaging)
+    for step in (1, EPOCH, 15):
+        trainer.train_until(run, step)
+    assert trainer.train(run) == expected
+    assert series(run, "validation/loss") == series(whole, "validation/loss")
+
+
 def test_frozen_parts_stay_out_of_a_checkpoint_and_go_on_as_they_were(trainer: Trainer) -> None:
     tuning = {"type": "full", "freeze": ["embeddings", "layer.0"]}
     expected = trainer.train(trainer.lay_out("whole", tuning=tuning))
