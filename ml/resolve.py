@@ -105,6 +105,7 @@ def resolve(spec: JobSpec, facts: DatasetFacts, base: BaseFacts, cells: Cells) -
     warnings += check_loss(loss, task.type, labels, train_counts, spec=spec, facts=facts, base=base, kind=kind)
     warnings += check_sampler(spec, loss, task.type, train_counts, kind)
     _check_length(spec, base)
+    _check_layer_decay(spec)
     state = _task_state(task, loss, labels, kind, train_cells)
     groups: tuple[str, ...] = ()
     if needs_groups and facts.columns.group:
@@ -387,6 +388,16 @@ def _check_length(spec: JobSpec, base: BaseFacts) -> None:
         )
 
 
+def _check_layer_decay(spec: JobSpec) -> None:
+    decay = spec.training.optimizer.layer_decay
+    if decay != 1 and not spec.tuning.trains_layers:
+        raise refuse(
+            "/training/optimizer/layer_decay",
+            f"'layer_decay' is {decay}, but tuning '{spec.tuning.type}' trains no layer. "
+            "Leave it out, or use another tuning.",
+        )
+
+
 # ------------------------------------------------------------------------------------------------------------ filling
 
 
@@ -444,4 +455,6 @@ def _fill_in_evaluation(spec: JobSpec, state: TaskState) -> Any:
 
 def _default_learning_rate(spec: JobSpec, base: BaseFacts) -> float:
     narrow, wide = spec.tuning.learning_rates
-    return narrow if base.hidden_size <= 512 else wide
+    usual = narrow if base.hidden_size <= 512 else wide
+    optimizer = spec.training.optimizer
+    return round(usual * (optimizer.encoder_rate if spec.tuning.trains_encoder else optimizer.added_rate), 12)

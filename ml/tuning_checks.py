@@ -26,7 +26,10 @@ from ml.specs.tuning import (
 def resolve_tuning(spec: Setup, base: BaseFacts) -> Tuning:
     """The tuning with nothing left open, every target module by its whole name. Raises SpecError."""
     tuning = spec.tuning
-    if isinstance(tuning, FullTuning | FrozenTuning):
+    if isinstance(tuning, FullTuning):
+        _check_parts(tuning, base)
+        return tuning
+    if isinstance(tuning, FrozenTuning):
         return tuning
     if isinstance(tuning, PromptTuning | PrefixTuning):
         _check_virtual_tokens(tuning, spec, base)
@@ -52,6 +55,17 @@ def resolve_tuning(spec: Setup, base: BaseFacts) -> Tuning:
         if field in type(tuning).model_fields
     }
     return tuning.model_copy(update=targets)
+
+
+def _check_parts(tuning: FullTuning, base: BaseFacts) -> None:
+    for place, part in enumerate(tuning.freeze):
+        if part not in base.parts:
+            raise refuse(
+                f"/tuning/freeze/{place}",
+                f"base model '{base.name}' has no part '{part}'.{did_you_mean(part, base.parts)} "
+                f"There are: {', '.join(base.parts)}.",
+                "unknown_part",
+            )
 
 
 def _check_virtual_tokens(tuning: PromptTuning | PrefixTuning, spec: Setup, base: BaseFacts) -> None:

@@ -107,10 +107,10 @@ class NativeClassifier(nn.Module):
         if type(words) is nn.Embedding and words.weight.requires_grad:  # another kind may do more than look up
             self._vocabulary = CompactVocabulary(self.model, used)
 
-    def restore_words(self, factor: float) -> None:
-        """Put the others back, times `factor`."""
+    def restore_words(self) -> None:
+        """Put the others back, as if they had been there all the time."""
         if self._vocabulary is not None:
-            self._vocabulary.restore(factor)
+            self._vocabulary.restore()
             self._vocabulary = None
 
     @contextmanager

@@ -11,6 +11,7 @@ from torch import nn
 from ml.models.adalora import AdaLoraTuner
 from ml.models.adapters import put_adapters
 from ml.models.classifier import NativeClassifier
+from ml.models.layers import freeze_parts
 from ml.models.prompts import PrefixedEncoder, PromptedEncoder
 from ml.models.tuner import LastingTuner, MergingTuner
 from ml.specs.tuning import (
@@ -28,9 +29,11 @@ from ml.specs.tuning import (
 
 def tune(network: NativeClassifier, spec: Tuning) -> None:
     """Freeze what a tuning leaves as it is, and put in what it trains, drawn from the seed that is set before."""
-    if isinstance(spec, FullTuning):
-        return
     encoder = network.model.base_model
+    if isinstance(spec, FullTuning):
+        freeze_parts(network, spec.freeze)
+        network.hold_still([module for module in encoder.modules() if _is_frozen(module)])
+        return
     outside = [child for child in network.model.children() if child is not encoder]
     network.model.requires_grad_(False)
     if isinstance(spec, TopLayersTuning):

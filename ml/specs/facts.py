@@ -67,6 +67,11 @@ class BaseFacts(BaseModel):
     parameters: int
     linear_layers: tuple[str, ...]  # names within one of its layers; none where its layers can't be told apart
 
+    @property
+    def parts(self) -> list[str]:
+        """What of it can be frozen by name."""
+        return ["embeddings", *(f"layer.{number}" for number in range(self.layers if self.linear_layers else 0))]
+
 
 MAX_LABELS = 10_000
 

@@ -3,13 +3,14 @@
 It knows what is asked and the limits of each field; what fits a dataset is `ml.resolve`'s to say.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from ml.specs.base import Spec, refuse_null_characters, spell_out
+from ml.specs.base import Spec, refuse_null_characters
 from ml.specs.evaluation import Evaluation
 from ml.specs.losses.composition import Loss
+from ml.specs.optimizers import AdamW, Linear, Optimizer, Schedule
 from ml.specs.samplers import Sampler, Shuffle
 from ml.specs.tasks import Task
 from ml.specs.tuning import FullTuning, Tuning
@@ -52,43 +53,6 @@ class Split(Spec):
         return self
 
 
-def _adamw_by_default(value: Any) -> Any:
-    return {"type": "adamw", **value} if isinstance(value, dict) else spell_out(value)
-
-
-LearningRate = Annotated[
-    float | None,
-    Field(gt=0, le=10, description="Null: by the tuning and the width of the encoder."),
-]
-
-
-class AdamW(Spec):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-
-    type: Literal["adamw"]
-    learning_rate: LearningRate = None
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Spares biases and norms.")
-
-
-class Sgd(Spec):
-    """Stochastic gradient descent with momentum."""
-
-    type: Literal["sgd"]
-    learning_rate: LearningRate = None
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Spares biases and norms.")
-    momentum: float = Field(0.9, ge=0, lt=1)
-
-
-Optimizer = Annotated[AdamW | Sgd, Field(discriminator="type"), BeforeValidator(_adamw_by_default)]
-
-
-class Schedule(Spec):
-    """The learning rate over the steps: warm-up, then constant or falling linearly to zero."""
-
-    type: Literal["linear", "constant"] = "linear"
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the rate rises from zero.")
-
-
 class EarlyStopping(Spec):
     """Stop when validation no longer improves, and keep the best weights."""
 
@@ -110,8 +74,14 @@ class Training(Spec):
     max_length: int = Field(128, ge=4, le=8192, description="Tokens a text is cut at.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Null: as the base model has it.")
     optimizer: Optimizer = Field(AdamW(type="adamw"))
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Field(Linear(type="linear"))
     max_grad_norm: float | None = Field(1.0, gt=0, description="Gradients are scaled down to this norm; null: never.")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Measure and keep a moving average of the weights, in which a step back counts so much as often.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the forward pass; auto takes bfloat16 where the processor has it. Losses: float32."
     )

@@ -10,26 +10,39 @@ from ml.specs.base import Spec, spell_out
 class TuningSpec(Spec):
     """What every tuning has."""
 
-    # The default learning rate for encoders up to 512 wide, and for wider ones.
+    # AdamW's default learning rate for encoders up to 512 wide, and for wider ones.
     learning_rates: ClassVar[tuple[float, float]] = (1e-4, 3e-5)
+    # Whether weights that were trained before are trained further, and whether any that trains lies in a layer.
+    trains_encoder: ClassVar[bool] = False
+    trains_layers: ClassVar[bool] = True
 
 
 class FullTuning(TuningSpec):
-    """Every parameter trains."""
+    """Every parameter trains, but for what is named in `freeze`."""
+
+    trains_encoder = True
 
     type: Literal["full"]
+    freeze: list[str] = Field(
+        default_factory=list,
+        description="Parts of the base that stay as they are, without dropout: `embeddings`, `layer.0`, …",
+        examples=[["embeddings", "layer.0"]],
+    )
 
 
 class FrozenTuning(TuningSpec):
     """The encoder stays as it is: each text is encoded once, and a linear head trains on the result."""
 
     learning_rates = (1e-2, 1e-2)
+    trains_layers = False
 
     type: Literal["frozen"]
 
 
 class TopLayersTuning(TuningSpec):
     """The last layers train; those below and the embeddings stay as they are, without dropout."""
+
+    trains_encoder = True
 
     type: Literal["top_layers"]
     layers: int = Field(2, ge=1, description="How many of the encoder's layers train, counted from the top.")
@@ -105,6 +118,7 @@ class PromptTuning(TuningSpec):
     """Trained vectors stand among each text's word embeddings (Lester et al. 2021)."""
 
     learning_rates = (1e-2, 1e-2)
+    trains_layers = False
 
     type: Literal["prompt"]
     virtual_tokens: int = Field(20, ge=1, le=512, description="How many vectors. They count as tokens of each text.")
@@ -114,6 +128,7 @@ class PrefixTuning(TuningSpec):
     """Trained keys and values stand before a text's own in every layer's attention (Li and Liang 2021)."""
 
     learning_rates = (1e-2, 1e-2)
+    trains_layers = False
 
     type: Literal["prefix"]
     virtual_tokens: int = Field(20, ge=1, le=512, description="How many in each layer. They count as tokens too.")

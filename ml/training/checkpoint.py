@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from ml.artifact.manifest import DamagedFolderError, publish_folder, read_manifest, verify_folder
 from ml.specs.errors import refuse
 from ml.training.early_stopping import Patience
+from ml.training.ema import AveragedWeights
 
 # The newest checkpoints kept in the run directory: one to fall back to, and one that may still be being copied away.
 KEPT = 3
@@ -25,8 +26,8 @@ KEPT = 3
 # What a run may do otherwise than before: the result is as good, but no longer the same to the bit.
 ENVIRONMENT = ("machine", "torch")
 
-WEIGHTS, BEST, RNG = "model.safetensors", "best.safetensors", "rng.safetensors"
-OPTIMIZER, OBJECTIVE = "optimizer.safetensors", "objective.safetensors"
+WEIGHTS, BEST, AVERAGE = "model.safetensors", "best.safetensors", "average.safetensors"
+OPTIMIZER, OBJECTIVE, RNG = "optimizer.safetensors", "objective.safetensors", "rng.safetensors"
 
 
 @dataclass
@@ -49,6 +50,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     position: Position,
     best: dict[str, Tensor] | None,
+    average: dict[str, Tensor] | None,
     *,
     fingerprint: dict[str, Any],
     copied: list[Path],
@@ -68,8 +70,9 @@ def save_checkpoint(
         save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
         save_file(contiguous(objective.state_dict()), temporary / OBJECTIVE)
         save_file(_rng_tensors(), temporary / RNG)
-        if best is not None:
-            save_file(contiguous(best), temporary / BEST)
+        for file, weights in ((BEST, best), (AVERAGE, average)):
+            if weights is not None:
+                save_file(contiguous(weights), temporary / file)
         for path in copied:
             shutil.copyfile(path, temporary / path.name)
     older = [path for path in sorted(folder.glob("step-*")) if path.name < target.name]
@@ -79,7 +82,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, network: nn.Module, objective: nn.Module, optimizer: Optimizer, fingerprint: dict[str, Any]
+    folder: Path,
+    network: nn.Module,
+    objective: nn.Module,
+    optimizer: Optimizer,
+    average: AveragedWeights | None,
+    fingerprint: dict[str, Any],
 ) -> tuple[Position, dict[str, Tensor] | None]:
     """Put a verified checkpoint back. Raises SpecError where it belongs to a run of another spec, data or base."""
     manifest = read_manifest(folder)
@@ -93,6 +101,8 @@ def load_checkpoint(
     network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     objective.load_state_dict(load_file(folder / OBJECTIVE))
     _restore_optimizer(optimizer, load_file(folder / OPTIMIZER))
+    if average is not None:
+        average.load(load_file(folder / AVERAGE))
     _restore_rng(load_file(folder / RNG), manifest["python_rng"])
     state = manifest["position"]
     position = Position(**{**state, "patience": Patience(**state["patience"])})

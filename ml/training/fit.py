@@ -6,6 +6,7 @@ What it tells (events, metrics, checkpoints) goes through the run directory; wha
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,17 +23,13 @@ from ml.models.classifier import NativeClassifier
 from ml.tasks.base import Task
 from ml.tasks.build import TaskState, fitted_state
 from ml.training.checkpoint import Position, differences, load_checkpoint, save_checkpoint, trainable_state
+from ml.training.ema import AveragedWeights
 from ml.training.errors import NonFiniteLossError, StoppedError
 from ml.training.machine import Machine
-from ml.training.optimizers import (
-    build_optimizer,
-    clip_gradients,
-    decay_of_untouched,
-    learning_rate_factor,
-    set_learning_rate,
-)
+from ml.training.optimizers import build_optimizer, clip_gradients, set_learning_rate
 from ml.training.prepare import Prepared, logits_of
 from ml.training.run import RunDirectory
+from ml.training.schedules import learning_rate_factor
 from ml.training.step import Examples, StepReport, backward_step
 
 # A series holds about this many points, the first and the last step among them.
@@ -90,6 +87,8 @@ class _Loop:
         self.objective = prepared.objective.to(machine.device)
         self.objective.rule.cpu()  # a few numbers, combined where the step is put together
         self.optimizer = build_optimizer(self.training.optimizer, self.network, self.objective)
+        decay = self.training.ema_decay
+        self.average = None if decay is None else AveragedWeights(self.network, decay)
         self.task = prepared.task
         self.examples = self._examples()
         self.train_rows = prepared.rows_of(Part.TRAIN)
@@ -131,7 +130,7 @@ class _Loop:
         if folder is None:
             return
         self.position, self.best = load_checkpoint(
-            folder, self.network, self.objective, self.optimizer, self.fingerprint
+            folder, self.network, self.objective, self.optimizer, self.average, self.fingerprint
         )
         self.begun_step = self.position.step
         if changed := differences(folder, self.fingerprint):
@@ -183,10 +182,10 @@ class _Loop:
         )
         norm = float(clip_gradients(self.network, self.training.max_grad_norm))
         if not (math.isfinite(report.loss) and math.isfinite(norm)):
-            bad = [name for name, value in report.terms.items() if not math.isfinite(value)]
+            bad = [name for name, value in report.terms.items() if not math.isfinite(value)] or list(report.terms)
             raise NonFiniteLossError(
-                f"the loss became {report.loss} (gradient norm {norm}) at step {self.position.step + 1}"
-                f"{', in ' + ', '.join(bad) if bad else ''}. "
+                f"the loss became {report.loss} (gradient norm {norm}) at step {self.position.step + 1}, "
+                f"in {', '.join(bad)}. "
                 "Lower training.optimizer.learning_rate, or keep max_grad_norm at 1."
             )
         self.optimizer.step()
@@ -194,6 +193,8 @@ class _Loop:
         self.position.step_in_epoch += 1
         if isinstance(self.network, NativeClassifier):
             self.network.tuner.end_step(self.position.step, self.steps)
+        if self.average is not None:
+            self.average.update(self.position.step)
         self.speed.add(report)
         self.tell_step(report, norm, rate)
 
@@ -226,8 +227,11 @@ class _Loop:
     def validate(self) -> None:
         """Measure the validation part after an epoch, and decide whether to go on."""
         self.position.measured_step = self.position.step
-        if not len(self.validation_rows):
-            return
+        if len(self.validation_rows):
+            with self.average.in_place() if self.average is not None else nullcontext():
+                self._measure()
+
+    def _measure(self) -> None:
         values = self.task.evaluate(*self._answers(self.validation_rows))
         self.position.validation = values
         step = self.position.step
@@ -250,15 +254,16 @@ class _Loop:
             )
 
     def take_best(self) -> None:
-        """Put the best weights back, where early stopping kept them."""
+        """Put the best weights in, where early stopping kept them, or else their average, where there is one."""
         if self.best is not None:
             self.network.load_state_dict(self.best, strict=False)
+        elif self.average is not None:
+            self.average.swap()
 
     def restore_words(self) -> None:
-        """Put the words back that no text holds, decayed as if they had been there all the time."""
+        """Put the words back that no text holds."""
         if isinstance(self.network, NativeClassifier):
-            made = self.position.step if self.best is None else self.position.patience.best_step
-            self.network.restore_words(decay_of_untouched(self.training, made, self.steps) or 1.0)
+            self.network.restore_words()
 
     def evaluate(self) -> Fitted:
         """Fit calibration and thresholds on validation, then measure the final weights on each part that has rows."""
@@ -296,6 +301,7 @@ class _Loop:
             self.optimizer,
             self.position,
             self.best,
+            None if self.average is None else self.average.weights,
             fingerprint=self.fingerprint,
             copied=small_files(self.prepared.base),
         )

@@ -45,7 +45,7 @@ from ml.tasks.base import Task
 from ml.tasks.build import build_task
 from ml.training.continued import Start
 from ml.training.machine import Machine
-from ml.training.optimizers import decay_of_untouched
+from ml.training.optimizers import only_scales_untouched
 from ml.training.run import Placement, RunDirectory
 from ml.training.step import Examples
 
@@ -231,7 +231,7 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
     begun = None if corpus.start is None else corpus.start.begin(network, resolved.state)
     if isinstance(network, NativeClassifier):
         tune(network, spec.tuning)
-        if decay_of_untouched(spec.training, 0, 1) is not None:
+        if only_scales_untouched(spec.training.optimizer):
             network.compact_words(torch.from_numpy(corpus.used_ids))
     return Prepared(
         corpus=corpus,

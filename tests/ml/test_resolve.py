@@ -8,9 +8,10 @@ import pytest
 
 from ml.data.splits import Part
 from ml.resolve import DEFAULT_METRIC, METRICS, Resolved
-from ml.specs.job import AdamW, EarlyStopping, Sgd
+from ml.specs.job import EarlyStopping
 from ml.specs.losses.composition import Composition
 from ml.specs.losses.single_label import CrossEntropySpec
+from ml.specs.optimizers import AdamW, Sgd
 from ml.specs.tasks import Regression
 from ml.tasks.build import build_task
 from tests.ml.datasets import COUNTS, DISTRIBUTIONS, GRADES, GROUPS, LABELS, LISTS, NUMBERS, Dataset, base
@@ -90,11 +91,26 @@ def test_a_loss_that_compares_groups_has_rows_of_each_in_several_parts() -> None
     [(384, "full", 1e-4), (512, "full", 1e-4), (513, "full", 3e-5), (768, "full", 3e-5), (768, "frozen", 1e-2)],
 )
 def test_the_learning_rate_depends_on_the_width_of_the_encoder(hidden_size: int, tuning: str, expected: float) -> None:
-    for kind in ("adamw", "sgd"):
-        resolved = Dataset().resolve(
-            base(hidden_size=hidden_size), tuning={"type": tuning}, training={"optimizer": {"type": kind}}
-        )
+    resolved = Dataset().resolve(base(hidden_size=hidden_size), tuning={"type": tuning})
+    assert resolved.spec.training.optimizer.learning_rate == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "full", "frozen"),
+    [
+        ("sgd", 1e-2, 0.1),
+        ("adam", 1e-4, 1e-2),
+        ("adamax", 2e-4, 2e-2),
+        ("adafactor", 1e-3, 0.1),
+        ("lamb", 2e-3, 2e-2),
+        ("lion", 2e-5, 2e-3),
+    ],
+)
+def test_the_learning_rate_depends_on_the_optimizer(kind: str, full: float, frozen: float) -> None:
+    for tuning, expected in (("full", full), ("top_layers", full), ("frozen", frozen)):
+        resolved = Dataset().resolve(tuning=tuning, training={"optimizer": kind})
         assert resolved.spec.training.optimizer.learning_rate == expected
+        assert_stays(Dataset(), resolved)
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(type="adamw", learning_rate=0.5), Sgd(type="sgd", learning_rate=0.5)])

@@ -174,3 +174,31 @@ def test_few_weights_learn_faster_than_many(kind: str) -> None:
         assert full is not None
         assert few is not None
         assert few >= 3 * full
+
+
+def test_an_unknown_part_to_freeze_is_told_those_there_are() -> None:
+    problem = Dataset().refuse(base(layers=3), tuning={"type": "full", "freeze": ["embeddings", "layers.1"]})
+    assert (problem.pointer, problem.code) == ("/tuning/freeze/1", "unknown_part")
+    assert "Did you mean 'layer.1'?" in problem.message
+    assert problem.message.endswith("There are: embeddings, layer.0, layer.1, layer.2.")
+
+
+def test_a_base_whose_layers_cannot_be_told_apart_freezes_its_embeddings_alone() -> None:
+    albert = base(model_type="albert", linear_layers=())
+    problem = Dataset().refuse(albert, tuning={"type": "full", "freeze": ["layer.0"]})
+    assert problem.message.endswith("There are: embeddings.")
+    Dataset().resolve(albert, tuning={"type": "full", "freeze": ["embeddings"]})
+
+
+def test_all_but_the_head_may_be_frozen() -> None:
+    every = ["embeddings", "layer.0", "layer.1", "layer.2"]
+    assert Dataset().resolve(base(layers=3), tuning={"type": "full", "freeze": every}).warnings == ()
+
+
+@pytest.mark.parametrize("kind", ["frozen", "prompt", "prefix"])
+def test_layer_decay_needs_layers_that_train(kind: str) -> None:
+    training = {"optimizer": {"type": "adamw", "layer_decay": 0.9}}
+    problem = Dataset().refuse(tuning=kind, training=training)
+    assert problem.pointer == "/training/optimizer/layer_decay"
+    assert f"'layer_decay' is 0.9, but tuning '{kind}' trains no layer" in problem.message
+    assert Dataset().resolve(tuning="lora", training=training).spec.training.optimizer.layer_decay == 0.9

@@ -64,6 +64,17 @@ def test_the_top_layers_train_and_those_below_drop_nothing_out(deep_base: Path, 
     assert not any(module.training for module in network.eval().modules())
 
 
+def test_what_is_frozen_by_name_neither_learns_nor_drops_out(deep_base: Path) -> None:
+    network = tuned(deep_base, {"type": "full", "freeze": ["layer.2", "embeddings"]}).train()
+    still = [network.model.bert.embeddings, find_layers(network.model)[1][2]]
+    for part in still:
+        assert not any(parameter.requires_grad for parameter in part.parameters())
+        assert not any(module.training for module in part.modules())
+    frozen = {id(parameter) for part in still for parameter in part.parameters()}
+    assert all(parameter.requires_grad for parameter in network.parameters() if id(parameter) not in frozen)
+    assert find_layers(network.model)[1][1].training
+
+
 def test_the_layers_below_answer_the_same_in_training_and_pass_no_gradient_down(deep_base: Path) -> None:
     network = tuned(deep_base, {"type": "top_layers", "layers": 2}).train()
     inputs = inputs_for(deep_base)

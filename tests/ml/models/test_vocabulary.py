@@ -14,7 +14,8 @@ from ml.training.prepare import Prepared
 from tests.ml.runs import fit_run, lay_out, prepare_run, read_events
 
 ADAMW = {"type": "adamw", "learning_rate": 1e-3, "weight_decay": 0.5}
-SGD = {"type": "sgd", "learning_rate": 0.1}
+SGD = {"type": "sgd", "learning_rate": 0.1, "weight_decay": 0.05}
+LION = {"type": "lion", "learning_rate": 1e-4, "weight_decay": 0.9}
 
 
 def words_of(prepared: Prepared) -> Tensor:
@@ -36,9 +37,19 @@ def trained(folder: Path, base: Path, **training: Any) -> dict[str, Tensor]:
         {"optimizer": ADAMW},
         {"optimizer": ADAMW, "early_stopping": {"patience": 1}, "epochs": 6},
         {"optimizer": SGD},
+        {"optimizer": {**SGD, "nesterov": True}, "schedule": "cosine_restarts"},
+        {"optimizer": LION},
+        {"optimizer": {"type": "adam", "learning_rate": 1e-3}},
+        {"optimizer": {"type": "adamax", "learning_rate": 1e-3}},
         {"optimizer": ADAMW, "max_steps": 5, "schedule": {"type": "constant", "warmup": 0.5}},
+        {"optimizer": {**ADAMW, "learning_rate": 0.01, "layer_decay": 0.7}, "schedule": "one_cycle"},
+        {"optimizer": ADAMW, "ema_decay": 0.9},
+        {"optimizer": SGD, "ema_decay": 0.9, "early_stopping": {"patience": 1}, "epochs": 6},
     ],
-    ids=["adamw", "best-of-early-stopping", "sgd", "max-steps"],
+    ids=[
+        *("adamw", "best of early stopping", "sgd", "nesterov", "lion", "adam", "adamax", "max steps"),
+        *("layer decay", "average", "best average"),
+    ],
 )
 def test_every_weight_is_as_without_it(
     training: dict[str, Any], tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
@@ -47,6 +58,7 @@ def test_every_weight_is_as_without_it(
     monkeypatch.setattr(NativeClassifier, "compact_words", lambda _network, _used: None)
     whole = trained(tmp_path / "whole", tiny_base, **training)
     assert compact.keys() == whole.keys()
+    assert len(whole["model.bert.embeddings.word_embeddings.weight"]) > 100
     for name, tensor in whole.items():
         torch.testing.assert_close(compact[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
@@ -55,11 +67,18 @@ def test_a_run_holds_the_words_of_its_texts_alone(tmp_path: Path, tiny_base: Pat
     prepared = prepare_run(lay_out(tmp_path), tiny_base)
     used = {int(i) for row in range(60) for i in prepared.tokens.inputs_of(np.array([row]))["input_ids"].flatten()}
     network: Any = prepared.network
-    assert len(words_of(prepared)) == len(used | {prepared.tokens.pad_id}) < network.model.config.vocab_size
+    assert len(words_of(prepared)) == len(used | {prepared.tokens.pad_id}) + 1 < network.model.config.vocab_size
 
 
-def test_decay_that_gathers_momentum_keeps_them_all(tmp_path: Path, tiny_base: Path) -> None:
-    prepared = prepare_run(lay_out(tmp_path, training={"optimizer": {**SGD, "weight_decay": 0.1}}), tiny_base)
+@pytest.mark.parametrize(
+    "optimizer",
+    ["lamb", "adafactor", {"type": "adam", "weight_decay": 0.1}, {"type": "adamax", "weight_decay": 0.1}],
+    ids=str,
+)
+def test_an_optimizer_that_treats_untouched_words_otherwise_keeps_them_all(
+    optimizer: Any, tmp_path: Path, tiny_base: Path
+) -> None:
+    prepared = prepare_run(lay_out(tmp_path, training={"optimizer": optimizer}), tiny_base)
     network: Any = prepared.network
     assert len(words_of(prepared)) == network.model.config.vocab_size
 
@@ -95,19 +114,20 @@ def test_ids_keep_their_numbers_and_padding_learns_nothing() -> None:
     assert torch.equal(compact(ids), whole(ids))
     compact(ids).sum().backward()
     assert compact.weight.grad is not None
-    assert compact.weight.grad[:, 0].tolist() == [0, 1, 1]
+    assert compact.weight.grad[:, 0].tolist() == [0, 1, 1, 0]
     with pytest.raises(IndexError):
         compact(torch.tensor([[2]]))
 
 
-def test_untouched_rows_take_the_factor_and_touched_ones_what_they_learned() -> None:
+def test_untouched_rows_take_what_the_ones_became_and_touched_ones_what_they_learned() -> None:
     model = Model()
     before = cast("nn.Embedding", model.words).weight.detach().clone()
     used = torch.tensor([0, 1, 7])
     vocabulary = CompactVocabulary(model, used)
     with torch.no_grad():
-        cast("CompactEmbedding", model.words).weight += 1
-    vocabulary.restore(0.5)
+        cast("CompactEmbedding", model.words).weight[:-1] += 1
+        cast("CompactEmbedding", model.words).weight[-1] *= 0.5
+    vocabulary.restore()
     after = cast("nn.Embedding", model.words).weight
     touched = torch.zeros(10, dtype=torch.bool)
     touched[used] = True

@@ -8,11 +8,12 @@ from pydantic import ValidationError
 
 from ml.specs.errors import Problem, explain_validation
 from ml.specs.evaluation import Evaluation
-from ml.specs.job import AdamW, JobSpec, Schedule, Split, Training
+from ml.specs.job import JobSpec, Split, Training
 from ml.specs.losses.base import EffectiveNumber
 from ml.specs.losses.composition import Composition, FixedCombine, WeightSchedule, term_id, terms_of
 from ml.specs.losses.single_label import CrossEntropySpec, FocalSpec
 from ml.specs.losses.table import LOSS_SPECS
+from ml.specs.optimizers import AdamW, Linear, Lion, OneCycle
 from ml.specs.tasks import MultiLabel, Ordinal, Regression, TextClassification
 from ml.specs.tuning import FullTuning
 
@@ -40,7 +41,7 @@ def test_only_the_dataset_is_required() -> None:
     assert spec.split == Split(validation=0.1, test=0.1, stratify=True, group_column=None)
     assert spec.tuning == FullTuning(type="full")
     assert spec.training.optimizer == AdamW(type="adamw", learning_rate=None, weight_decay=0.01)
-    assert spec.training.schedule == Schedule(type="linear", warmup=0.1)
+    assert spec.training.schedule == Linear(type="linear", warmup=0.1)
     stated = {"epochs": 3, "batch_size": 32, "max_length": 128, "max_grad_norm": 1.0, "precision": "auto", "seed": 17}
     assert spec.training.model_dump(include=set(stated)) == stated
     assert spec.training.micro_batch_rows is None
@@ -126,7 +127,20 @@ def test_a_loss_without_a_type_is_asked_for_one() -> None:
             "less than 1",
             "1",
         ),
+        (
+            {"training": {"optimizer": {"type": "lion", "layer_decay": 1.5}}},
+            "/training/optimizer/layer_decay",
+            "at most 1",
+            "1.5",
+        ),
+        ({"training": {"ema_decay": 1}}, "/training/ema_decay", "less than 1", "1"),
         ({"training": {"schedule": {"warmup": 1.0}}}, "/training/schedule/warmup", "less than 1", "1.0"),
+        (
+            {"training": {"schedule": {"type": "cosine_restarts", "cycles": 0}}},
+            "/training/schedule/cycles",
+            "at least 1",
+            "0",
+        ),
         ({"training": {"early_stopping": {"patience": 0}}}, "/training/early_stopping/patience", "at least 1", "0"),
         ({"split": {"validation": 1}}, "/split/validation", "less than 1", "1"),
     ],
@@ -166,6 +180,8 @@ def test_a_number_out_of_range_is_told_the_limit_and_what_came(
         ({"tuning": {"type": "full", "layers": 2}}, "/tuning/layers"),
         ({"training": {"learning_rate": 1e-4}}, "/training/learning_rate"),
         ({"training": {"optimizer": {"type": "adamw", "momentum": 0.9}}}, "/training/optimizer/momentum"),
+        ({"training": {"schedule": {"type": "cosine", "cycles": 2}}}, "/training/schedule/cycles"),
+        ({"tuning": {"type": "frozen", "freeze": ["embeddings"]}}, "/tuning/freeze"),
         ({"training": {"schedule": {"warm_up": 0.1}}}, "/training/schedule/warm_up"),
         ({"training": {"early_stopping": {"monitor": "loss"}}}, "/training/early_stopping/monitor"),
     ],
@@ -379,6 +395,24 @@ def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
     assert "less than 1" in problem.message
 
 
+def test_an_optimizer_and_a_schedule_may_be_given_by_their_names_alone() -> None:
+    training = accept(training={"optimizer": "lion", "schedule": "one_cycle"}).training
+    assert training.optimizer == Lion(type="lion")
+    assert training.schedule == OneCycle(type="one_cycle", warmup=0.3)
+
+
+def test_an_optimizer_or_a_schedule_without_a_type_is_the_usual_one() -> None:
+    training = accept(training={"optimizer": {"beta2": 0.98}, "schedule": {"warmup": 0.2}}).training
+    assert training.optimizer == AdamW(type="adamw", beta2=0.98)
+    assert training.schedule == Linear(type="linear", warmup=0.2)
+
+
+def test_nesterov_needs_momentum() -> None:
+    problem = refuse(training={"optimizer": {"type": "sgd", "momentum": 0.0, "nesterov": True}})
+    assert problem.pointer == "/training/optimizer"
+    assert "'nesterov' needs a 'momentum' greater than 0" in problem.message
+
+
 def test_a_label_named_twice_is_refused() -> None:
     problem = refuse(task={"labels": ["a", "b", "a"]})
     assert problem.pointer == "/task"
@@ -389,7 +423,7 @@ def test_a_label_named_twice_is_refused() -> None:
     ("body", "pointer", "near"),
     [
         ({"tuning": {"type": "frozn"}}, "/tuning/type", "frozen"),
-        ({"training": {"optimizer": {"type": "adam"}}}, "/training/optimizer/type", "adamw"),
+        ({"training": {"optimizer": {"type": "lyon"}}}, "/training/optimizer/type", "lion"),
         ({"training": {"schedule": {"type": "linar"}}}, "/training/schedule/type", "linear"),
         ({"training": {"precision": "float23"}}, "/training/precision", "float32"),
         ({"task": {"type": "multilabel"}}, "/task/type", "multi_label"),

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ml.artifact.manifest import MANIFEST, verify_folder
+from ml.models.layers import part_of
 from ml.specs.errors import SpecError
 from ml.training.checkpoint import remembered_machine
 from ml.training.errors import StoppedError
@@ -99,11 +100,36 @@ def test_dropout_was_on_in_these_runs(trainer: Trainer) -> None:
     assert len(digests) == 2
 
 
-def test_sgd_goes_on_with_its_momentum(trainer: Trainer) -> None:
-    training = {"optimizer": {"type": "sgd", "learning_rate": 0.02}}
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw", "adamax", "adafactor", "lamb", "lion"])
+def test_every_optimizer_goes_on_with_its_state(trainer: Trainer, kind: str) -> None:
+    optimizer = {"type": kind, "learning_rate": 2e-3, "weight_decay": 0.1, "layer_decay": 0.8}
+    training = {"optimizer": optimizer, "schedule": "cosine_restarts", "epochs": 2}
     expected = trainer.train(trainer.lay_out("whole", training))
     run = trainer.lay_out("stopped", training)
+    for step in (1, 8):
+        trainer.train_until(run, step)
+    assert trainer.train(run) == expected
+
+
+@pytest.mark.parametrize("training", [{}, STOPPING_EARLY], ids=["plain", "early stopping"])
+def test_an_average_of_the_weights_goes_on(trainer: Trainer, training: dict[str, Any]) -> None:
+    averaging = {**training, "ema_decay": 0.9, "epochs": 4}
+    whole = trainer.lay_out("whole", averaging)
+    expected = trainer.train(whole)
+    run = trainer.lay_out("stopped", averaging)
+    for step in (1, EPOCH, 15):
+        trainer.train_until(run, step)
+    assert trainer.train(run) == expected
+    assert series(run, "validation/loss") == series(whole, "validation/loss")
+
+
+def test_frozen_parts_stay_out_of_a_checkpoint_and_go_on_as_they_were(trainer: Trainer) -> None:
+    tuning = {"type": "full", "freeze": ["embeddings", "layer.0"]}
+    expected = trainer.train(trainer.lay_out("whole", tuning=tuning))
+    run = trainer.lay_out("stopped", tuning=tuning)
     trainer.train_until(run, 7)
+    names = load_file(run.checkpoints / "step-00000007" / "model.safetensors")
+    assert {part_of(name) for name in names} == {"layer.1", None}
     assert trainer.train(run) == expected
 
 

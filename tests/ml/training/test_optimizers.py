@@ -1,14 +1,126 @@
-"""Optimizers by their definition, the learning rate over the steps, and the clipping of gradients."""
+"""Optimizers by their definition, the groups of parameters they take, and the clipping of gradients."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from ml.specs.job import AdamW, Schedule, Sgd
-from ml.training.optimizers import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
+from ml.models.classifier import load_native
+from ml.models.layers import part_of
+from ml.specs.optimizers import AdamW, Lion, Optimizer, Sgd
+from ml.training.optimizers import build_optimizer, clip_gradients, set_learning_rate
 
 # An objective that learns nothing of its own.
 NOTHING = nn.Module()
+
+# A matrix or a vector, its gradient at each step, and its decay, to what it becomes. All in float64.
+Definition = Callable[[Any, Tensor, Sequence[Tensor], float], Tensor]
+
+
+def sgd(spec: Any, x: Tensor, gradients: Sequence[Tensor], decay: float) -> Tensor:
+    velocity = torch.zeros_like(x)
+    for g in gradients:
+        slope = g + decay * x
+        velocity = spec.momentum * velocity + slope
+        x = x - spec.learning_rate * (slope + spec.momentum * velocity if spec.nesterov else velocity)
+    return x
+
+
+def adam(spec: Any, x: Tensor, gradients: Sequence[Tensor], decay: float) -> Tensor:
+    m, v = torch.zeros_like(x), torch.zeros_like(x)
+    for t, gradient in enumerate(gradients, 1):
+        g = gradient + decay * x
+        m = spec.beta1 * m + (1 - spec.beta1) * g
+        v = spec.beta2 * v + (1 - spec.beta2) * g**2
+        m_hat, v_hat = m / (1 - spec.beta1**t), v / (1 - spec.beta2**t)
+        x = x - spec.learning_rate * m_hat / (v_hat.sqrt() + spec.epsilon)
+    return x
+
+
+def adamw(spec: Any, x: Tensor, gradients: Sequence[Tensor], decay: float) -> Tensor:
+    m, v = torch.zeros_like(x), torch.zeros_like(x)
+    for t, g in enumerate(gradients, 1):
+        m = spec.beta1 * m + (1 - spec.beta1) * g
+        v = spec.beta2 * v + (1 - spec.beta2) * g**2
+        m_hat, v_hat = m / (1 - spec.beta1**t), v / (1 - spec.beta2**t)
+        x = x - spec.learning_rate * (m_hat / (v_hat.sqrt() + spec.epsilon) + decay * x)
+    return x
+
+
+def adamax(spec: Any, x: Tensor, gradients: Sequence[Tensor], decay: float) -> Tensor:
+    m, u = torch.zeros_like(x), torch.zeros_like(x)
+    for t, gradient in enumerate(gradients, 1):
+        g = gradient + decay * x
+        m = spec.beta1 * m + (1 - spec.beta1) * g
+        u = torch.maximum(spec.beta2 * u, g.abs() + spec.epsilon)
+        x = x - spec.learning_rate / (1 - spec.beta1**t) * m / u
+    return x
+
+
+def adafactor(spec: Any, x: Tensor, gradients: Sequence[Tensor], decay: float) -> Tensor:
+    rows = columns = whole = torch.zeros(())
+    for t, g in enumerate(gradients, 1):
+        fresh = t**spec.beta2_decay
+        if g.ndim > 1:
+            rows = (1 - fresh) * rows + fresh * (g**2).mean(1, keepdim=True)
+            columns = (1 - fresh) * columns + fresh * (g**2).mean(0, keepdim=True)
+            v = rows * columns / rows.mean()
+        else:
+            v = whole = (1 - fresh) * whole + fresh * g**2
+        update = g / v.sqrt()
+        update = update / max(1.0, rms(update) / spec.clip_threshold)
+        size = max(spec.epsilon, rms(x)) * min(spec.learning_rate, t**-0.5)
+        x = x - spec.learning_rate * decay * x - size * update
+    return x
+
+
+def lamb(spec: Any, x: Tensor, gradients: Sequence[Tensor], decay: float) -> Tensor:
+    m, v = torch.zeros_like(x), torch.zeros_like(x)
+    for t, g in enumerate(gradients, 1):
+        m = spec.beta1 * m + (1 - spec.beta1) * g
+        v = spec.beta2 * v + (1 - spec.beta2) * g**2
+        r = m / (1 - spec.beta1**t) / ((v / (1 - spec.beta2**t)).sqrt() + spec.epsilon) + decay * x
+        ratio = x.norm() / r.norm() if x.ndim > 1 else 1.0
+        x = x - spec.learning_rate * ratio * r
+    return x
+
+
+def lion(spec: Any, x: Tensor, gradients: Sequence[Tensor], decay: float) -> Tensor:
+    m = torch.zeros_like(x)
+    for g in gradients:
+        direction = torch.sign(spec.beta1 * m + (1 - spec.beta1) * g)
+        x = x - spec.learning_rate * (direction + decay * x)
+        m = spec.beta2 * m + (1 - spec.beta2) * g
+    return x
+
+
+def rms(x: Tensor) -> float:
+    return float((x**2).mean().sqrt())
+
+
+ADAM = {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3}
+DEFINED: list[tuple[Definition, dict[str, Any]]] = [
+    (sgd, {"type": "sgd", "momentum": 0.8}),
+    (sgd, {"type": "sgd", "momentum": 0.8, "nesterov": True}),
+    (sgd, {"type": "sgd", "momentum": 0.0}),
+    (adam, {"type": "adam", **ADAM}),
+    (adamw, {"type": "adamw", **ADAM}),
+    (adamax, {"type": "adamax", **ADAM}),
+    (adafactor, {"type": "adafactor", "beta2_decay": -0.7, "clip_threshold": 1.1, "epsilon": 0.5}),
+    (adafactor, {"type": "adafactor", "epsilon": 1e-2}),
+    (lamb, {"type": "lamb", **ADAM}),
+    (lion, {"type": "lion", "beta1": 0.8, "beta2": 0.95}),
+]
+TYPES = sorted({spec["type"] for _, spec in DEFINED})
+
+
+def spec_of(**fields: Any) -> Optimizer:
+    spec: Optimizer = TypeAdapter(Optimizer).validate_python(fields)
+    return spec
 
 
 def network() -> nn.Module:
@@ -22,23 +134,29 @@ def give_gradients(module: nn.Module, seed: int) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def test_adamw_follows_its_definition() -> None:
-    ours, rate, decay = network(), 0.01, 0.1
-    optimizer = build_optimizer(AdamW(type="adamw", learning_rate=rate, weight_decay=decay), ours, NOTHING)
-    expected = [p.detach().double().clone() for p in ours.parameters()]
-    firsts = [torch.zeros_like(p) for p in expected]
-    seconds = [torch.zeros_like(p) for p in expected]
-    for step in (1, 2, 3):
+def gradients_of(module: nn.Module) -> list[Tensor]:
+    return [p.grad.double().clone() for p in module.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize(("definition", "fields"), DEFINED)
+def test_every_optimizer_follows_its_definition(definition: Definition, fields: dict[str, Any], decay: float) -> None:
+    ours, spec = network(), spec_of(learning_rate=0.05, weight_decay=decay, **fields)
+    before = [p.detach().double().clone() for p in ours.parameters()]
+    optimizer = build_optimizer(spec, ours, NOTHING)
+    by_step = []
+    for step in (1, 2, 3, 4):
         give_gradients(ours, step)
-        gradients = [p.grad.double() for p in ours.parameters() if p.grad is not None]
-        for p, g, m, v in zip(expected, gradients, firsts, seconds, strict=True):
-            p.mul_(1 - rate * (decay if p.ndim > 1 else 0))
-            m.mul_(0.9).add_(0.1 * g)
-            v.mul_(0.999).add_(0.001 * g**2)
-            p.sub_(rate * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8))
+        by_step.append(gradients_of(ours))
         optimizer.step()
-    for p, wanted in zip(ours.parameters(), expected, strict=True):
+    for k, (p, old) in enumerate(zip(ours.parameters(), before, strict=True)):
+        wanted = definition(spec, old, [gradients[k] for gradients in by_step], decay if p.ndim > 1 else 0.0)
         torch.testing.assert_close(p.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_every_type_has_a_definition_here() -> None:
+    known = TypeAdapter(Optimizer).json_schema()["discriminator"]["mapping"]
+    assert sorted(known) == TYPES
 
 
 def test_adamw_equals_torchs_unfused_kernel() -> None:
@@ -52,42 +170,28 @@ def test_adamw_equals_torchs_unfused_kernel() -> None:
         torch.testing.assert_close(p, wanted)
 
 
-def test_sgd_follows_its_definition() -> None:
-    ours, rate, momentum = network(), 0.1, 0.9
-    spec = Sgd(type="sgd", learning_rate=rate, weight_decay=0.01, momentum=momentum)
-    optimizer = build_optimizer(spec, ours, NOTHING)
-    expected = [p.detach().clone() for p in ours.parameters()]
-    velocities: list[Tensor | None] = [None] * len(expected)
-    for step in (1, 2):
-        give_gradients(ours, step)
-        for i, p in enumerate(list(ours.parameters())):
-            assert p.grad is not None
-            g = p.grad + (0.01 if p.ndim > 1 else 0) * expected[i]
-            previous = velocities[i]
-            velocity = g if previous is None else momentum * previous + g
-            velocities[i] = velocity
-            expected[i] = expected[i] - rate * velocity
-        optimizer.step()
-    for p, wanted in zip(ours.parameters(), expected, strict=True):
-        torch.testing.assert_close(p.detach(), wanted)
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        AdamW(type="adamw", learning_rate=0.1, weight_decay=0.5),
-        Sgd(type="sgd", learning_rate=0.1, weight_decay=0.5, momentum=0.0),
-    ],
-)
-def test_weight_decay_spares_biases_and_norms(spec: AdamW | Sgd) -> None:
+@pytest.mark.parametrize("kind", TYPES)
+def test_weight_decay_spares_biases_and_norms(kind: str) -> None:
     module = network()
     before = [p.detach().clone() for p in module.parameters()]
-    optimizer = build_optimizer(spec, module, NOTHING)
+    optimizer = build_optimizer(spec_of(type=kind, learning_rate=0.1, weight_decay=0.5), module, NOTHING)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for p, old in zip(module.parameters(), before, strict=True):
-        torch.testing.assert_close(p.detach(), old * (0.95 if old.ndim > 1 else 1.0))
+        if p.ndim > 1:
+            assert p.norm() < 0.99 * old.norm()
+        else:
+            assert torch.equal(p, old)
+
+
+def test_a_matrix_of_zeros_can_leave_zero_with_lamb() -> None:
+    module = nn.Linear(3, 2)
+    nn.init.zeros_(module.weight)
+    optimizer = build_optimizer(spec_of(type="lamb", learning_rate=0.1), module, NOTHING)
+    give_gradients(module, 1)
+    optimizer.step()
+    torch.testing.assert_close(module.weight.abs(), torch.full((2, 3), 0.1), rtol=1e-4, atol=0)
 
 
 def test_only_trainable_parameters_are_given_to_the_optimizer() -> None:
@@ -117,28 +221,19 @@ def test_every_group_gets_the_rate() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.025]
 
 
-def test_the_rate_rises_in_warm_up_and_falls_linearly_to_zero_after_the_last_step() -> None:
-    schedule = Schedule(type="linear", warmup=0.2)
-    factors = [learning_rate_factor(schedule, step, 50) for step in range(51)]
-    assert factors[0] > 0
-    assert factors[:11] == sorted(set(factors[:11]))
-    assert max(factors) == factors[10] == 1
-    assert factors[10:] == pytest.approx([1 - i / 40 for i in range(41)])
-    assert factors[49] > factors[50] == 0
-
-
-def test_a_constant_rate_stays_after_warm_up() -> None:
-    schedule = Schedule(type="constant", warmup=0.5)
-    assert [learning_rate_factor(schedule, step, 4) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
-
-
-@pytest.mark.parametrize("kind", ["linear", "constant"])
-@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.99])
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 100])
-def test_every_step_has_a_rate_above_zero_and_at_most_the_full_one(kind: str, warmup: float, steps: int) -> None:
-    schedule = Schedule.model_validate({"type": kind, "warmup": warmup})
-    for step in range(steps):
-        assert 0 < learning_rate_factor(schedule, step, steps) <= 1
+@pytest.mark.parametrize("kind", [Sgd, AdamW, Lion])
+def test_layer_decay_slows_a_layer_down_the_more_the_deeper_it_lies(kind: Any, tiny_base: Path) -> None:
+    module = load_native(tiny_base, width=3, labels=("a", "b", "c"), head="linear", scale=1.0, dropout=None)
+    spec = kind(type=kind.__name__.lower(), learning_rate=1.0, layer_decay=0.5, weight_decay=0.0)
+    optimizer = build_optimizer(spec, module, NOTHING)
+    set_learning_rate(optimizer, 0.1)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    rates = {"embeddings": 0.0125, "layer.0": 0.025, "layer.1": 0.05, None: 0.1}
+    for name, p in module.named_parameters():
+        torch.testing.assert_close(before[name] - p, torch.full_like(p, rates[part_of(name)]), rtol=1e-3, atol=1e-6)
 
 
 def test_clipping_reports_the_norm_there_was_before() -> None:
