@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     trainer_memory_bytes: int = Field(
         0, ge=0, description="Address space of a CPU trainer; 0 sets no limit. API and workers: the same."
     )
+    spare_trainers: bool = Field(
+        True, description="Keep a trainer ready that has done its imports; it holds about 300 MB while it waits."
+    )
     trainer_nice: int = Field(10, ge=0, le=19, description="How far a trainer on shared cores steps back (nice).")
 
     model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")
