@@ -63,6 +63,9 @@ class Settings(BaseSettings):
         description="Tokens and encoded texts a worker keeps on disk for later jobs; those not used longest go first. "
         "0 keeps none.",
     )
+    spare_trainers: bool = Field(
+        True, description="Keep a trainer ready that has done its imports; it holds about 300 MB while it waits."
+    )
     trainer_nice: int = Field(10, ge=0, le=19, description="How far a trainer on shared cores steps back (nice).")
 
     model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")

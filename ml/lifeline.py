@@ -35,13 +35,17 @@ def tie_to_parent(parent_pid: int | None = None, *, signal_number: int = signal.
         sys.exit(f"The parent process {expected} is gone.")
 
 
-def watch_stdin(on_end: Callable[[], None]) -> threading.Thread:
-    """Call `on_end` from a daemon thread once standard input ends: the parent that held its other end is gone."""
+def watch_stdin(on_end: Callable[[], None], on_data: Callable[[bytes], None] | None = None) -> threading.Thread:
+    """Call `on_end` from a daemon thread once standard input ends: the parent that held its other end is gone.
+
+    What the parent writes goes to `on_data`; a short line comes in one piece.
+    """
 
     def wait() -> None:
         # The descriptor itself, since a blocked read of sys.stdin would hold its lock while the interpreter ends.
-        while os.read(0, 4096):
-            pass
+        while data := os.read(0, 4096):
+            if on_data is not None:
+                on_data(data)
         on_end()
 
     thread = threading.Thread(target=wait, name="lifeline", daemon=True)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,14 +109,15 @@ class RunningService:
             "poll_seconds": POLL_SECONDS,
             "trainer_threads": 1,
             "trainer_nice": 0,
+            # A spare costs 5 s of the processor, also where no job comes that would take it.
+            "spare_trainers": False,
             "inference_threads": 1,
             "devices": "cpu",
             "base_models": json.dumps({"tiny": str(tiny_base())} if has_tiny_base else {}),
             **settings,
         }
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("MINIMAND_")}
-        given = {name: value for name, value in given.items() if value is not None}
-        self.environment |= {f"MINIMAND_{name.upper()}": str(value) for name, value in given.items()}
+        self.environment |= _variables(given)
         self.programs: list[Program] = []
         self.url = ""
 
@@ -137,9 +138,9 @@ class RunningService:
         wait_until(self._is_ready, PATIENCE_SECONDS, program.said)
         return program
 
-    def start_worker(self) -> Program:
-        """A worker, ready to claim. The command becomes `python -m workers`."""
-        program = self._start("worker")
+    def start_worker(self, **settings: object) -> Program:
+        """A worker with settings of its own, ready to claim. The command becomes `python -m workers`."""
+        program = self._start("worker", **settings)
         program.wait_for(r"(workers:? ready)")
         return program
 
@@ -149,9 +150,9 @@ class RunningService:
             program.stop()
         wait_until_gone(self.trainers(), timeout_seconds=10)
 
-    def _start(self, role: str) -> Program:
+    def _start(self, role: str, **settings: object) -> Program:
         log = self.home.parent / f"{self.home.name}-{len(self.programs)}-{role}.log"
-        program = Program([role], self.environment, log, is_tied=role != "up")
+        program = Program([role], self.environment | _variables(settings), log, is_tied=role != "up")
         self.programs.append(program)
         return program
 
@@ -174,16 +175,29 @@ class RunningService:
         )
 
     def trainers(self) -> set[int]:
-        """The trainers of this home that run now."""
+        """The trainers of this home that run now, spare ones too."""
         return {pid for pid, words in _processes() if "ml.training" in words and self._is_mine(words)}
 
     def processes(self) -> set[int]:
         """All processes whose command line or environment names this home: trainers, broker, worker, API."""
         return {pid for pid, words in _processes() if self._is_mine(words) or self._is_mine(_environment_of(pid))}
 
+    def trainers_at_work(self) -> set[int]:
+        """Those that have a run: they write its log."""
+        runs = self.home / "scratch" / "runs"
+        return {pid for pid in self.trainers() if any(runs in file.parents for file in _open_files(pid))}
+
+    def wait_for_spare(self) -> int:
+        """The pid of a spare trainer that is at its imports or past them, and so tied to its worker."""
+
+        def look() -> set[int]:
+            return {pid for pid in self.trainers() - self.trainers_at_work() if _cpu_seconds_of(pid) > 1}
+
+        return min(wait_until(look, PATIENCE_SECONDS, self._log_of_all))
+
     def wait_for_trainer(self, *, other_than: set[int] = frozenset()) -> int:  # type: ignore[assignment]
-        """The pid of a running trainer."""
-        return min(wait_until(lambda: self.trainers() - other_than, PATIENCE_SECONDS, self._log_of_all))
+        """The pid of a trainer at work."""
+        return min(wait_until(lambda: self.trainers_at_work() - other_than, PATIENCE_SECONDS, self._log_of_all))
 
     def _is_mine(self, words: Sequence[str]) -> bool:
         return any(word == str(self.home) or f"{self.home}/" in word for word in words)
@@ -372,6 +386,10 @@ def reasons_of(events: Sequence[dict[str, Any]]) -> list[str]:
     return [event["data"]["reason"] for event in events if event["type"] == "status"]
 
 
+def _variables(settings: Mapping[str, object]) -> dict[str, str]:
+    return {f"MINIMAND_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
+
+
 def _require_request_id(reply: httpx.Response) -> None:
     assert reply.headers.get("x-request-id"), f"{reply.request.method} {reply.request.url} has no x-request-id"
 
@@ -380,6 +398,20 @@ def _processes() -> Iterator[tuple[int, list[str]]]:
     for process in psutil.process_iter(["cmdline", "status"]):
         if process.info["status"] != psutil.STATUS_ZOMBIE:
             yield process.pid, process.info["cmdline"] or []
+
+
+def _cpu_seconds_of(pid: int) -> float:
+    try:
+        return float(psutil.Process(pid).cpu_times().user)
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def _open_files(pid: int) -> list[Path]:
+    try:
+        return [Path(file.path) for file in psutil.Process(pid).open_files()]
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return []
 
 
 def _environment_of(pid: int) -> list[str]:

@@ -13,6 +13,7 @@ from workers.celery_app import make_worker_app, serve
 from workers.devices import SHORT_SLOT, plan_slots, visible_gpus
 from workers.runner import Runner
 from workers.slots import Slots
+from workers.spares import Spares
 
 log = logging.getLogger("workers")
 
@@ -34,7 +35,9 @@ def main() -> int:
     store = FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
     queue = JobQueue(settings.broker_url)
     plan = [*plan_slots(settings.devices, list_gpus=visible_gpus), SHORT_SLOT]
-    slots = Slots(plan, database, Runner(database, store, settings), queue, settings)
+    kept = [slot.environment for slot in plan] if settings.spare_trainers else []
+    spares = Spares(kept, settings.home.resolve(), nice=settings.trainer_nice)
+    slots = Slots(plan, database, Runner(database, store, settings, spares), queue, settings, spares)
     reconciler = Reconciler(database, queue, settings)
     slots.take_back()
     reconciler.run_once()
@@ -46,6 +49,7 @@ def main() -> int:
         serve(make_worker_app(settings.broker_url, slots.ring, slots.stop), slots.queues)
     finally:
         slots.stop()
+        spares.stop()
         slots.join()
         reconciler.stop()
         database.close()

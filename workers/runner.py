@@ -37,6 +37,7 @@ from ml.specs.job import JobSpec
 from ml.specs.losses.composition import Loss, teachers_of
 from workers.child import TrainerProcess
 from workers.events import EventTail
+from workers.spares import Spares
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,11 @@ FINAL = (OUT_OF_MEMORY, 78, 79)
 class Runner:
     """Runs claimed jobs, one at a time."""
 
-    def __init__(self, database: Database, store: FileStore, settings: Settings) -> None:
+    def __init__(self, database: Database, store: FileStore, settings: Settings, spares: Spares) -> None:
         self._database = database
         self._store = store
         self._settings = settings
+        self._spares = spares
 
     def run(self, claim: Claim, environment: Mapping[str, str], stopping: threading.Event) -> Released | None:
         """Run one job to its end, or until it is given back; None when it ended or the claim was lost."""
@@ -67,7 +69,8 @@ class Runner:
                 shutil.rmtree(left, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            return _Run(self._database, self._store, self._settings, claim, folder).carry_out(environment, stopping)
+            run = _Run(self._database, self._store, self._settings, self._spares, environment, claim, folder)
+            return run.carry_out(stopping)
         except LostClaimError:
             log.warning("job %s fence %d: the claim was lost", claim.job_id, claim.fence)
             return None
@@ -80,8 +83,18 @@ class Runner:
 class _Run:
     """What one run shares between its steps."""
 
-    def __init__(self, database: Database, store: FileStore, settings: Settings, claim: Claim, folder: Path) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: FileStore,
+        settings: Settings,
+        spares: Spares,
+        environment: Mapping[str, str],
+        claim: Claim,
+        folder: Path,
+    ) -> None:
         self.database, self.store, self.settings = database, store, settings
+        self.spares, self.environment = spares, environment
         self.claim, self.folder = claim, folder
         self.prefix = f"jobs/{claim.job_id}/{claim.fence}"
         self.tail = EventTail(folder / "events.jsonl")
@@ -90,13 +103,13 @@ class _Run:
         self.is_lost = False
         self.renewed_at = self.told_at = time.monotonic()
 
-    def carry_out(self, environment: Mapping[str, str], stopping: threading.Event) -> Released | None:
+    def carry_out(self, stopping: threading.Event) -> Released | None:
         """Run the job, renewing its lease all the while: files may take longer to move than a lease lasts."""
         over = threading.Event()
         beat = threading.Thread(target=self.beat, args=(over,), name=f"beat-{self.claim.job_id[-6:]}", daemon=True)
         beat.start()
         try:
-            return self.run_child(environment, stopping)
+            return self.run_child(stopping)
         except LostClaimError:
             raise
         except Exception as error:  # the boundary of a job: whatever went wrong, it goes back to the queue at once
@@ -123,14 +136,15 @@ class _Run:
                 self.is_lost = time.monotonic() - self.renewed_at > 0.75 * lease
                 log.warning("job %s: the lease could not be renewed, trying again", self.claim.job_id)
 
-    def run_child(self, environment: Mapping[str, str], stopping: threading.Event) -> Released | None:
+    def run_child(self, stopping: threading.Event) -> Released | None:
         """From a claimed row to an end, or back to the queue."""
         job = self.prepare()
-        trainer = TrainerProcess(self.folder, environment)
+        trainer = self.spares.start_trainer(self.folder, self.environment)
         try:
             status, reason = self.watch(trainer, stopping)
         finally:
             trainer.kill()
+            self.spares.refill(self.environment)
         if status == DONE:
             return self.publish(job) if job.kind == "training" else self.keep_result()
         if status == -signal.SIGABRT and self.settings.trainer_memory_bytes:
@@ -292,6 +306,9 @@ class _Run:
             repository.put_metrics(session, self.claim.job_id, told.metrics)
         self.tail.offset = told.offset
         self.wanted = wanted
+        if told.is_last_step:
+            # What is left (measuring, exporting) keeps one core busy, so the next job's trainer may start beside it.
+            self.spares.refill(self.environment)
 
     def has_new_checkpoint(self, name: str) -> bool:
         """Whether a checkpoint is there and not stored yet; one that newer ones replaced meanwhile is gone."""
@@ -453,6 +470,12 @@ class _Told:
         self.metrics: list[dict[str, Any]] = []
         self.columns: dict[str, Any] = {}
         self.offset: int | None = None  # behind the newest line
+
+    @property
+    def is_last_step(self) -> bool:
+        """Whether no step is left to make."""
+        progress = self.columns.get("progress", {})
+        return "steps" in progress and progress["step"] >= progress["steps"]
 
     def take(self, line: dict[str, Any], offset: int) -> None:
         self.offset = offset

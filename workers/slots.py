@@ -20,6 +20,7 @@ from app.queue import JobQueue
 from app.settings import Settings
 from workers.devices import Slot
 from workers.runner import Runner
+from workers.spares import Spares
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,20 @@ class Slots:
     """A worker's slots."""
 
     def __init__(
-        self, plan: Sequence[Slot], database: Database, runner: Runner, queue: JobQueue, settings: Settings
+        self,
+        plan: Sequence[Slot],
+        database: Database,
+        runner: Runner,
+        queue: JobQueue,
+        settings: Settings,
+        spares: Spares,
     ) -> None:
         self._plan = plan
         self._database = database
         self._runner = runner
         self._queue = queue
         self._settings = settings
+        self._spares = spares
         self.host = host_id(settings.home.resolve() / "host.id")
         self._stopping = threading.Event()
         self._rung = threading.Condition()
@@ -89,6 +97,7 @@ class Slots:
             try:
                 claim = self._claim(slot, owner)
                 if claim is None:
+                    self._spares.mend()
                     self._wait(rings)
                     continue
                 log.info("job %s fence %d: claimed by %s", claim.job_id, claim.fence, slot.name)

@@ -1,6 +1,7 @@
 """`python -m ml.training RUN_DIR`: train, try or compare what the directory asks for.
 
-It needs no service around it.
+It needs no service around it. `python -m ml.training --spare HOME PARENT_PID NICE` does its imports first and is told
+its run directory by standard input; HOME only says whose it is.
 
 Exit status: 0 done · 75 stopped with a checkpoint · 77 out of memory by its own limit · 78 non-finite loss ·
 79 bad spec or data. A signal, or another status, is a crash.
@@ -12,7 +13,9 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 # Before any library looks: nothing is fetched while training, whatever a config asks for.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,23 +25,37 @@ from ml.lifeline import tie_to_parent, watch_stdin
 from ml.specs.errors import SpecError
 from ml.training.errors import ExitCode, ExportError, NonFiniteLossError, NothingToLearnError, StoppedError
 from ml.training.run import Placement, RunDirectory
+from ml.training.spare import wait_for_work
 
 log = logging.getLogger("ml.training")
 
 
 def main(arguments: list[str]) -> int:
+    """Run the directory that is named, or that a spare is told later."""
+    match arguments:
+        case ["--spare", _home, parent_pid, nice]:
+            heard: SimpleQueue[bytes] = SimpleQueue()
+            _settle_in(int(parent_pid), int(nice), heard.put)
+            return run_to_the_end(wait_for_work(heard), is_settled=True)
+        case [folder] if Path(folder).is_dir():
+            return run_to_the_end(Path(folder), is_settled=False)
+    sys.stderr.write("usage: python -m ml.training RUN_DIR   (a folder with spec.json and data.csv)\n")
+    return 2
+
+
+def run_to_the_end(folder: Path, *, is_settled: bool) -> int:
     """Run, and turn the way it ended into an exit status."""
-    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-        sys.stderr.write("usage: python -m ml.training RUN_DIR   (a folder with spec.json and data.csv)\n")
-        return 2
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    run = RunDirectory(Path(arguments[0]))
+    run = RunDirectory(folder)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, lambda *_: stopping.set())
     try:
         placement = run.read_placement()
-        _settle_in(placement)
+        if not is_settled:
+            _settle_in(placement.parent_pid, placement.nice)
+        if placement.memory_bytes:
+            resource.setrlimit(resource.RLIMIT_AS, (placement.memory_bytes, placement.memory_bytes))
         work = {"training": _train, "dry_run": _dry_run, "comparison": _compare}[placement.kind]
         work(run, placement, stopping)
     except StoppedError as error:
@@ -161,15 +178,14 @@ def _compare(run: RunDirectory, placement: Placement, stopping: threading.Event)
     run.tell("message", report.conclusion)
 
 
-def _settle_in(placement: Placement) -> None:
-    if placement.parent_pid is not None:
+def _settle_in(parent_pid: int | None, nice: int, heard: Callable[[bytes], None] | None = None) -> None:
+    """Die with the parent, and step back. Once in a process, and before any library starts a thread."""
+    if parent_pid is not None:
         # A checkpoint is whole or not there, so there is nothing to save first.
-        tie_to_parent(placement.parent_pid, signal_number=signal.SIGKILL)
-        watch_stdin(lambda: os.kill(os.getpid(), signal.SIGKILL))
-    if placement.nice:
-        os.nice(placement.nice)
-    if placement.memory_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (placement.memory_bytes, placement.memory_bytes))
+        tie_to_parent(parent_pid, signal_number=signal.SIGKILL)
+        watch_stdin(lambda: os.kill(os.getpid(), signal.SIGKILL), heard)
+    if nice:
+        os.nice(nice)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from app.supervisor import PARENT_PID_VARIABLE
 from tests.conftest import wait_for_valkey, wait_until_gone
 from tests.service import (
     LEASE_SECONDS,
+    Program,
     RunningService,
     all_items,
     events_of,
@@ -183,6 +184,35 @@ def test_a_killed_workers_trainer_dies_with_it_and_another_worker_takes_over(sit
     ]
     # Not before the dead worker's lease ran out. A lease is renewed every quarter of it.
     assert claims[1]["created_at"] - killed_at > 0.5 * LEASE_SECONDS
+
+
+def test_a_spare_takes_the_next_job_and_is_replaced_when_that_is_trained(site: Site) -> None:
+    site.service.start_worker(spare_trainers=True)
+    spare = site.service.wait_for_spare()
+    job = submit(site.client, slow_spec(site.dataset, max_steps=100))
+    assert site.service.wait_for_trainer() == spare
+    assert site.service.trainers() == {spare}, "a job that has just begun has the processor to itself"
+    site.service.wait_for_job(site.client, job, ["succeeded"])
+    assert site.service.wait_for_spare() != spare
+
+
+def test_a_spare_that_is_killed_costs_no_job_an_attempt(site: Site) -> None:
+    site.service.start_worker(spare_trainers=True)
+    spare = site.service.wait_for_spare()
+    os.kill(spare, signal.SIGKILL)
+    wait_until_gone({spare}, timeout_seconds=AT_ONCE_SECONDS)
+    job = submit(site.client, slow_spec(site.dataset, max_steps=20))
+    assert site.service.wait_for_job(site.client, job, ["succeeded"])["attempts"] == 0
+    assert reasons_of(events_of(site.client, job)) == ["queued", "claimed", "succeeded"]
+
+
+@pytest.mark.parametrize("end", [Program.kill, Program.stop])
+def test_a_workers_spare_ends_with_it(site: Site, end: Callable[[Program], object]) -> None:
+    worker = site.service.start_worker(spare_trainers=True)
+    spare = site.service.wait_for_spare()
+    end(worker)
+    wait_until_gone({spare}, timeout_seconds=AT_ONCE_SECONDS)
+    assert site.service.trainers() == set()
 
 
 def test_a_worker_that_is_asked_to_stop_hands_its_job_back_at_once(site: Site) -> None:

@@ -35,8 +35,8 @@ TEXTS = ["where is my parcel, the courier is late", "i want my money back", "wha
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[RunningService]:
-    """`minimand up`: SQLite and a Valkey of its own."""
-    with running(tmp_path / "home") as service:
+    """`minimand up`: SQLite, a Valkey of its own, and a spare trainer."""
+    with running(tmp_path / "home", spare_trainers=True) as service:
         up = service.start_up()
         yield service
         started = service.processes()

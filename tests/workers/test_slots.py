@@ -60,13 +60,25 @@ class FakeQueue:
         self.woken.append(queue)
 
 
+@dataclass
+class FakeSpares:
+    """Notes how many jobs had been run when it was time to look after spares."""
+
+    runner: FakeRunner
+    mended_after: list[int] = field(default_factory=list)
+
+    def mend(self) -> None:
+        self.mended_after.append(len(self.runner.runs))
+
+
 class Worker:
     """Slots over a real database."""
 
     def __init__(self, house: House, plan: list[Slot], poll_seconds: float, act: Any) -> None:
         self.runner, self.queue = FakeRunner(house.database, act), FakeQueue()
+        self.spares = FakeSpares(self.runner)
         settings = Settings(poll_seconds=poll_seconds, lease_seconds=60)
-        self.slots = Slots(plan, house.database, self.runner, self.queue, settings)  # type: ignore[arg-type]
+        self.slots = Slots(plan, house.database, self.runner, self.queue, settings, self.spares)  # type: ignore[arg-type]
         self.slots.start()
 
     def wait_for(self, *jobs: str, within_seconds: float = SOON_SECONDS) -> None:
@@ -114,6 +126,14 @@ def test_jobs_that_wait_are_run_in_order_without_a_ring(house: House, start: Sta
     jobs = [house.add() for _ in range(3)]
     start().wait_for(*jobs)
     assert {house.row(job).status for job in jobs} == {"succeeded"}
+
+
+def test_spares_are_looked_after_by_idle_slots_alone(house: House, start: Start) -> None:
+    for _ in range(3):
+        house.add()
+    worker = start(poll_seconds=0.1)
+    wait_until(lambda: len(worker.spares.mended_after) > 1, SOON_SECONDS)
+    assert set(worker.spares.mended_after) == {3}
 
 
 def test_a_ring_wakes_an_idle_slot_at_once(house: House, start: Start) -> None:
