@@ -79,14 +79,18 @@ class ArrayCache:
         self, folder: Path, kind: str, key: Mapping[str, Any], make: Callable[[], Iterable[Arrays]]
     ) -> Arrays:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=_UNFINISHED, dir=folder) as unfinished, _held(Path(unfinished)):
-            entry = Path(unfinished) / "entry"
+        with ExitStack() as stack:
+            with _held(folder, is_patient=True):  # no one sweeps between the two lines
+                unfinished = Path(stack.enter_context(TemporaryDirectory(prefix=_UNFINISHED, dir=folder)))
+                stack.enter_context(_held(unfinished))
+            entry = unfinished / "entry"
             with publish_folder(entry, {"key": dict(key)}) as temporary:
                 _write(temporary, make())
             arrays = _open(entry)
             with suppress(OSError):  # another run was quicker; ours are as good, if only for us
                 entry.rename(folder / _name(kind, key))
-        self._make_room(folder)
+        with _held(folder, is_patient=True):
+            self._make_room(folder)
         return arrays
 
     def _make_room(self, folder: Path) -> None:
@@ -114,11 +118,11 @@ def _name(kind: str, key: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Lock a folder for as long as this process works in it; BlockingIOError where another one does."""
+def _held(folder: Path, *, is_patient: bool = False) -> Iterator[None]:
+    """Lock a folder for as long as this process works in it; where another one does, wait or BlockingIOError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

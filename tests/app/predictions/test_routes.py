@@ -19,6 +19,7 @@ from app.predictions.service import MEMORY_SECONDS
 from ml.inference.cache import ModelCache
 from tests.service import AppHouse, error_of, submit, tickets, tiny_base, tiny_spec, upload
 from workers.runner import Runner
+from workers.spares import Spares
 
 TEXT = "where is my parcel"
 LABELS = {"delivery", "other", "refund"}
@@ -41,7 +42,8 @@ class House(AppHouse):
         with self.database.write() as session:
             claim = repository.claim_next(session, queues=("cpu",), kinds=("training",), owner="w", lease=600, now=now)
         assert claim is not None
-        Runner(self.database, self.services.models._store, self.settings).run(claim, {}, threading.Event())
+        spares = Spares([], self.settings.home, nice=0)
+        Runner(self.database, self.services.models._store, self.settings, spares).run(claim, {}, threading.Event())
 
     def copy_model(self) -> str:
         """Another model with the same files under another key."""
