@@ -13,7 +13,7 @@ Rows = NDArray[np.int64]
 # Rows are shuffled, then sorted by length only within a pool of so many steps, and each length is blurred by up to this
 # share: like lengths meet, yet every epoch pairs other rows, also where all rows fit one pool.
 POOL_STEPS = 50
-BLUR = 0.15
+BLUR = 0.05
 
 
 def plan_epoch(rows: Rows, lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Rows]:

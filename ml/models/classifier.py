@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from ml.bases import DROPOUTS
 from ml.models.heads import as_linear, build_head
 from ml.models.outputs import Outputs
+from ml.models.shortcuts import take_shortcuts
 from ml.models.tuner import Tuner
 from ml.models.vocabulary import CompactVocabulary
 from ml.specs.losses.base import Head
@@ -40,6 +41,7 @@ def load_native(
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # a model that is trained further has a head of its own
     )
+    take_shortcuts(model)
     return NativeClassifier(model, head, scale)
 
 
