@@ -1,4 +1,4 @@
-"""Several losses, each trained with the same seeds on the same split: what a comparison does, run by run.
+"""Several losses, each trained with the same seeds on the same split or folds: what a comparison does, run by run.
 
 A finished run is written down as a checkpoint is, so a comparison that is stopped goes on after its last finished run.
 It knows no service; how sure a difference is, is `ml.evaluation.paired`'s to say.
@@ -35,7 +35,7 @@ RUNS = "runs.json"
 
 @dataclass
 class Run:
-    """What one loss came to under one seed."""
+    """What one loss came to under one seed, or on one fold."""
 
     arm: int
     seed: int
@@ -62,7 +62,7 @@ def compare(
 
 
 class _Runs:
-    """The runs of a comparison, seed by seed: a comparison that is half done is a fair one of fewer seeds."""
+    """The runs of a comparison, seed by seed or fold by fold: one that is half done is a fair one of fewer."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class _Runs:
         features = self._encode() if len(self.made) < len(self.plan) else None
         for arm, seed in self.plan[len(self.made) :]:
             has_failed = any(made.arm == arm and made.error for made in self.made)
-            made = Run(arm, seed, 0.0, error="an earlier seed failed") if has_failed else self._fit(arm, seed, features)
+            made = Run(arm, seed, 0.0, error="an earlier run failed") if has_failed else self._fit(arm, seed, features)
             self.made.append(made)
             self._write_down(made)
         return self.made
@@ -130,6 +130,8 @@ class _Runs:
         outputs, targets = fitted.answers
         made.metrics = fitted.metrics[self.comparison.part.name.lower()]
         made.unfitted = prepared.task.evaluate(outputs, targets)
+        if self.comparison.folds:  # whose spread tells the noise of the rows as well
+            return made
 
         def measure(rows: NDArray[np.int64]) -> float | None:
             return fitted.task.evaluate(outputs[rows], targets[rows]).get(self.comparison.metric)
@@ -158,7 +160,8 @@ class _Runs:
     def _write_down(self, made: Run) -> None:
         """Tell of a finished run, and keep it: a comparison's checkpoint is the list of its finished runs."""
         count, name, metric = len(self.made), self.names[made.arm], self.comparison.metric
-        said = f"run {count} of {len(self.plan)}: {name}, seed {made.seed}"
+        which = f"fold {self.comparison.seeds.index(made.seed) + 1}" if self.comparison.folds else f"seed {made.seed}"
+        said = f"run {count} of {len(self.plan)}: {name}, {which}"
         if made.error is not None:
             self.run.tell("message", f"{said}: {made.error}", level="warning")
         else:
@@ -219,13 +222,15 @@ def report(comparison: ResolvedComparison, runs: Sequence[Run]) -> ComparisonRep
             )
         )
     _judge(comparison, runs, arms, is_lower_better=is_lower_better)
+    splits = comparison.folds[0] if comparison.folds else comparison.arms[:1]
     return ComparisonReport(
         metric=comparison.metric,
         higher_is_better=not is_lower_better,
-        part=comparison.part.name.lower(),
-        rows=int((comparison.arms[0].parts == comparison.part).sum()),
-        train_rows=comparison.arms[0].train_rows,
+        part="folds" if comparison.folds else comparison.part.name.lower(),
+        rows=sum(int((split.parts == comparison.part).sum()) for split in splits),
+        train_rows=min(split.train_rows for split in splits),
         seeds=comparison.seeds,
+        folds=comparison.spec.folds,
         arms=arms,
         conclusion=_conclude(comparison.metric, arms),
     )
@@ -248,7 +253,12 @@ def _judge(
     found: list[tuple[ArmReport, paired.Difference]] = []
     for place, arm in enumerate(arms[1:], 1):
         own = _runs_of(comparison, runs, place)
-        difference = None if own is None else paired.compare(own, baseline)
+        if own is None:
+            continue
+        if comparison.folds:
+            difference = paired.compare_folds(own.values, baseline.values)
+        else:
+            difference = paired.compare(own, baseline)
         if difference is not None:
             found.append((arm, difference))
     adjusted = paired.adjust([difference.p_value for _, difference in found])
@@ -274,6 +284,8 @@ def _runs_of(comparison: ResolvedComparison, runs: Sequence[Run], place: int) ->
 def _conclude(metric: str, arms: Sequence[ArmReport]) -> str:
     """The table in a sentence or two."""
     baseline, others = arms[0], arms[1:]
+    if not others:
+        return _conclude_alone(metric, baseline)
     if baseline.error:
         return f"{baseline.id}, which the others would be held against, failed: {baseline.error}"
     said = []
@@ -290,3 +302,16 @@ def _conclude(metric: str, arms: Sequence[ArmReport]) -> str:
     if undecided:
         said.append(f"Too few rows to tell {', '.join(undecided)} from {baseline.id}.")
     return " ".join(said)
+
+
+def _conclude_alone(metric: str, arm: ArmReport) -> str:
+    """What a cross-validation of one loss came to."""
+    if arm.error:
+        return f"{arm.id} failed: {arm.error}"
+    values = [value for value in arm.values if value is not None]
+    if arm.value is None:
+        return f"{metric} of {arm.id} is undefined in {len(arm.values) - len(values)} of {len(arm.values)} folds."
+    return (
+        f"{arm.id} has a mean {metric} of {arm.value.mean:.4f} over {len(values)} folds, with a standard deviation of "
+        f"{arm.value.std:.4f}: from {min(values):.4f} to {max(values):.4f}."
+    )
