@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from ml.comparisons import ResolvedComparison
 from ml.data.tokens import FeatureTable
 from ml.evaluation import paired
 from ml.models.classifier import load_encoder
+from ml.resolve import Resolved
+from ml.tasks.build import build_task
 from ml.training.checkpoint import KEPT, differences
 from ml.training.early_stopping import LOWER_IS_BETTER
 from ml.training.errors import NonFiniteLossError, StoppedError
@@ -31,6 +33,7 @@ from ml.training.run import RunDirectory
 
 SIGNIFICANT = 0.05
 RUNS = "runs.json"
+ANSWERS = "answers.npz"
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Run:
     unfitted: dict[str, float] = field(default_factory=dict)  # before calibration and thresholds
     without: list[float | None] = field(default_factory=list)  # the deciding metric, a group of rows left out
     error: str | None = None
+    answers: NDArray[Any] | None = None  # (2, N, …) what was answered on the fold's N rows, and what is true
 
 
 def compare(
@@ -131,6 +135,7 @@ class _Runs:
         made.metrics = fitted.metrics[self.comparison.part.name.lower()]
         made.unfitted = prepared.task.evaluate(outputs, targets)
         if self.comparison.folds:  # whose spread tells the noise of the rows as well
+            made.answers = np.stack([fitted.task.answers(outputs), fitted.task.truth(targets)])
             return made
 
         def measure(rows: NDArray[np.int64]) -> float | None:
@@ -153,6 +158,10 @@ class _Runs:
             shutil.rmtree(self.run.path / "arms", ignore_errors=True)
             return []
         made = [Run(**one) for one in json.loads((folder / RUNS).read_bytes())]
+        if self.comparison.folds:
+            with np.load(folder / ANSWERS) as answers:
+                for place in answers.files:
+                    made[int(place)].answers = answers[place]
         data = {"reason": "resumed", "checkpoint": folder.name, "step": len(made)}
         tell("status", f"resumed after run {len(made)}", data)
         return made
@@ -173,7 +182,10 @@ class _Runs:
         with publish_folder(
             checkpoints / f"step-{count:08d}", {"step": count, "fingerprint": self.fingerprint}
         ) as folder:
-            (folder / RUNS).write_text(json.dumps([asdict(one) for one in self.made]))
+            (folder / RUNS).write_text(json.dumps([{**vars(one), "answers": None} for one in self.made]))
+            if self.comparison.folds:
+                answers = {str(i): one.answers for i, one in enumerate(self.made) if one.answers is not None}
+                np.savez_compressed(folder / ANSWERS, **answers)  # type: ignore[arg-type]
         for old in sorted(checkpoints.glob("step-*"))[:-KEPT]:
             shutil.rmtree(old)
         data = {"folder": f"step-{count:08d}", "step": count, "epoch": count / len(self.plan), "metrics": {}}
@@ -217,6 +229,7 @@ def report(comparison: ResolvedComparison, runs: Sequence[Run]) -> ComparisonRep
                 values=[made.metrics.get(comparison.metric) for made in own] if error is None else [],
                 metrics=figures,
                 unfitted={} if error else _figures([made.unfitted for made in own]),
+                pooled=_pool(arm, own) if comparison.folds and not error else None,
                 seconds=round(sum(made.seconds for made in own), 1),
                 error=error,
             )
@@ -234,6 +247,12 @@ def report(comparison: ResolvedComparison, runs: Sequence[Run]) -> ComparisonRep
         arms=arms,
         conclusion=_conclude(comparison.metric, arms),
     )
+
+
+def _pool(arm: Resolved, runs: Sequence[Run]) -> dict[str, float]:
+    """The metrics of all rows at once, each as the run answered that was tested on it."""
+    answers, truth = np.concatenate([made.answers for made in runs if made.answers is not None], axis=1)
+    return build_task(arm.state).evaluate_answers(answers, truth)
 
 
 def _figures(runs: Sequence[dict[str, float]]) -> dict[str, Figure]:
@@ -311,7 +330,8 @@ def _conclude_alone(metric: str, arm: ArmReport) -> str:
     values = [value for value in arm.values if value is not None]
     if arm.value is None:
         return f"{metric} of {arm.id} is undefined in {len(arm.values) - len(values)} of {len(arm.values)} folds."
+    pooled = (arm.pooled or {}).get(metric)
     return (
         f"{arm.id} has a mean {metric} of {arm.value.mean:.4f} over {len(values)} folds, with a standard deviation of "
         f"{arm.value.std:.4f}: from {min(values):.4f} to {max(values):.4f}."
-    )
+    ) + ("" if pooled is None else f" Of all rows at once it is {pooled:.4f}.")

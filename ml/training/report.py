@@ -88,6 +88,11 @@ class ArmReport(BaseModel):
     )
     metrics: dict[str, Figure] = Field(description="All of them, after calibration and thresholds.")
     unfitted: dict[str, Figure] = Field(description="The same before: at temperature 1 and thresholds of one half.")
+    pooled: dict[str, float] | None = Field(
+        None,
+        description="With folds: metrics of all rows at once, each as the run answered that was tested on it. Those of "
+        "scores are left out, which every run has on a scale of its own.",
+    )
     seconds: float = Field(description="Of its training and measuring, all runs together.")
     error: str | None = Field(description="Why it failed.")
 
