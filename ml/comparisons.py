@@ -70,6 +70,14 @@ def resolve_comparison(
             "compared. Set `task`, or leave out the losses that are for another.",
             "different_tasks",
         )
+    if len({arm.spec.split.group_column for arm in arms}) > 1:
+        apart = ", ".join(name for name, arm in zip(names, arms, strict=True) if arm.spec.split.group_column is None)
+        raise refuse(
+            "/split/group_column",
+            f"{apart} would have rows of each group '{facts.columns.group}' in every part, and the other losses whole "
+            "groups: they would not be measured on the same rows. Set `split.group_column`, which holds for all.",
+            "different_splits",
+        )
     first = arms[0]
     part = Part.TEST if (first.parts == Part.TEST).any() else Part.VALIDATION
     if not (first.parts == part).any():

@@ -9,12 +9,13 @@ from ml.specs.job import JobSpec, Setup
 from ml.specs.losses.composition import Composition, Loss, term_id, terms_of
 from ml.specs.losses.table import AnyLoss
 
-SEEDS = 5
+SEEDS = 5  # where neither these nor folds are given
 
 
 class Comparison(Setup):
-    """Losses trained on the same split with the same seeds, or on the same folds. Only `dataset` and `losses` are
-    required.
+    """Losses trained on the same split with the same seeds, or on the same folds.
+
+    Only `dataset` and `losses` are required.
     """
 
     model_config = ConfigDict(

@@ -35,6 +35,15 @@ def test_every_loss_and_seed_has_the_same_split() -> None:
     assert comparison.arm(1, 7).spec.split.seed == 5
 
 
+@pytest.mark.parametrize("runs", [{"seeds": 2}, {"folds": 3}])
+def test_losses_that_would_split_groups_otherwise_are_refused_until_the_column_is_set(runs: dict[str, Any]) -> None:
+    data, losses = Dataset(group=[f"author {i % 20}" for i in range(100)]), ["cross_entropy", "group_dro"]
+    problem = refused(data, losses=losses, **runs)
+    assert (problem.pointer, problem.code) == ("/split/group_column", "different_splits")
+    comparison = resolved(data, losses=losses, split={"group_column": "group"}, **runs)
+    assert np.array_equal(*(arm.parts for arm in comparison.arms))
+
+
 def test_another_split_seed_draws_other_parts() -> None:
     ours, other = (resolved(split={"seed": seed}).arms[0].parts for seed in (1, 2))
     assert not np.array_equal(ours, other)
