@@ -4,16 +4,17 @@ The API calls it before a job exists, the trainer before it starts: a resolved s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.data.splits import Part, split_rows
+from ml.data.splits import LEFT_OUT, Part, split_folds, split_rows
 from ml.loss_checks import check_loss
 from ml.sampler_checks import check_sampler
-from ml.specs.errors import did_you_mean, quoted, refuse
+from ml.specs.errors import SpecError, did_you_mean, quoted, refuse
 from ml.specs.facts import BaseFacts, DatasetFacts
 from ml.specs.job import EarlyStopping, JobSpec, Setup
 from ml.specs.losses.base import LossSpec, TaskType
@@ -59,7 +60,7 @@ class Resolved:
 
     spec: JobSpec
     state: TaskState
-    parts: NDArray[np.int8]  # (N,) ml.data.splits.Part of each row
+    parts: NDArray[np.int8]  # (N,) ml.data.splits.Part of each row, or LEFT_OUT
     train_counts: dict[str, int]  # training rows by label; empty for regression
     groups: tuple[str, ...]  # of the dataset's group column, where a loss needs it
     warnings: tuple[str, ...]
@@ -78,6 +79,61 @@ def needed_headers(spec: Setup, facts: DatasetFacts) -> list[str]:
 
 def resolve(spec: JobSpec, facts: DatasetFacts, base: BaseFacts, cells: Cells) -> Resolved:
     """Fill in and check a spec. `cells` holds the columns named by `needed_headers`. Raises SpecError."""
+    rows = _survey(spec, facts, cells)
+    parts = split_rows(spec.split, _split_seed(spec), rows.strata, rows.named, rows.groups)
+    return _settle(spec, facts, base, cells, rows, parts)
+
+
+def resolve_folds(
+    spec: JobSpec, facts: DatasetFacts, base: BaseFacts, cells: Cells, count: int
+) -> tuple[Resolved, ...]:
+    """The same for each run of a cross-validation, of which each has another fold for its test part.
+
+    Each comes with the warnings of all.
+    """
+    rows = _survey(spec, facts, cells)
+    splits = split_folds(spec.split, _split_seed(spec), count, rows.strata, rows.named, rows.groups)
+    warnings = _check_folds(rows, splits)
+    runs: list[Resolved] = []
+    warned: dict[str, list[str]] = {}  # in which folds
+    for fold, parts in enumerate(splits, 1):
+        try:
+            run = _settle(spec, facts, base, cells, rows, parts)
+        except SpecError as error:
+            if not runs:
+                raise
+            # Nothing was wrong with the fold before, so it is these rows.
+            problems = [replace(problem, message=f"in fold {fold}, {problem.message}") for problem in error.problems]
+            raise SpecError(problems) from error
+        runs.append(run)
+        for warning in run.warnings:
+            warned.setdefault(warning, []).append(str(fold))
+    for warning, folds in warned.items():
+        warnings.append(warning if len(folds) == count else f"in fold {', '.join(folds)}: {warning}")
+    return tuple(replace(run, warnings=tuple(warnings)) for run in runs)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is asked of the rows, however they are split."""
+
+    task: Task
+    kind: CellKind
+    cells: list[str]  # (N,) of the label column
+    labels: list[str]
+    loss: Any
+    needs_groups: bool
+    group_header: str | None
+    groups: Sequence[str | None] | None  # (N,) of rows that stay together
+    named: Sequence[str | None] | None  # (N,) of the split column
+    strata: list[str]  # (N,)
+
+
+def _split_seed(spec: JobSpec) -> int:
+    return spec.training.seed if spec.split.seed is None else spec.split.seed
+
+
+def _survey(spec: JobSpec, facts: DatasetFacts, cells: Cells) -> _Rows:
     header = _require_labelled_rows(facts)
     _check_group_column(spec, facts)
     label_cells = [cell or "" for cell in cells[header]]
@@ -90,30 +146,41 @@ def resolve(spec: JobSpec, facts: DatasetFacts, base: BaseFacts, cells: Cells) -
     needs_groups = any("groups" in term.loss.needs for term in terms_of(loss))
     # A loss that compares groups wants rows of each in every part; else rows of a group stay together.
     group_header = spec.split.group_column or (None if needs_groups else facts.columns.group)
-    group_cells = cells[group_header] if group_header else None
-    parts = split_rows(
-        spec.split,
-        spec.training.seed if spec.split.seed is None else spec.split.seed,
-        _strata(task, kind, label_cells),
-        cells[facts.columns.split] if facts.columns.split else None,
-        group_cells,
+    return _Rows(
+        task=task,
+        kind=kind,
+        cells=label_cells,
+        labels=labels,
+        loss=loss,
+        needs_groups=needs_groups,
+        group_header=group_header,
+        groups=cells[group_header] if group_header else None,
+        named=cells[facts.columns.split] if facts.columns.split else None,
+        strata=_strata(task, kind, label_cells),
     )
-    train_cells = [cell for cell, part in zip(label_cells, parts, strict=True) if part == Part.TRAIN]
+
+
+def _settle(
+    spec: JobSpec, facts: DatasetFacts, base: BaseFacts, cells: Cells, rows: _Rows, parts: NDArray[np.int8]
+) -> Resolved:
+    """What depends on the split: what trains, and whether it can."""
+    task, kind, labels, loss = rows.task, rows.kind, rows.labels, rows.loss
+    train_cells = list(compress(rows.cells, (parts == Part.TRAIN).tolist()))
     counted = count_labels(kind, train_cells) if labels else {}
     train_counts = {label: counted[label] for label in labels}
-    warnings = _check_parts(spec, task, parts, train_counts, group_cells)
+    warnings = _check_parts(spec, task, parts, train_counts, rows.groups)
     warnings += check_loss(loss, task.type, labels, train_counts, spec=spec, facts=facts, base=base, kind=kind)
     warnings += check_sampler(spec, loss, task.type, train_counts, kind)
     _check_length(spec, base)
     _check_layer_decay(spec)
     state = _task_state(task, loss, labels, kind, train_cells)
     groups: tuple[str, ...] = ()
-    if needs_groups and facts.columns.group:
+    if rows.needs_groups and facts.columns.group:
         groups = tuple(sorted({cell or "" for cell in cells[facts.columns.group]}))
     if spec.tuning.type == "frozen" and spec.training.dropout:
         warnings.append("a frozen encoder runs without dropout: training.dropout acts on the head alone.")
     resolved = _fill_in(spec, task, loss, labels, state, base)
-    resolved = resolved.model_copy(update={"split": spec.split.model_copy(update={"group_column": group_header})})
+    resolved = resolved.model_copy(update={"split": spec.split.model_copy(update={"group_column": rows.group_header})})
     return Resolved(resolved, state, parts, train_counts, groups, tuple(warnings))
 
 
@@ -340,6 +407,33 @@ def _check_parts(
             )
         if share > 0:
             warnings.append(f"the {name} part is empty, so {lost}. {why}")
+    return warnings
+
+
+def _check_folds(rows: _Rows, splits: Sequence[NDArray[np.int8]]) -> list[str]:
+    """Every fold needs a row. What is left out, or is in some folds only, is warned of."""
+    count, is_cut = len(splits), (splits[0] != LEFT_OUT).tolist()
+    if not all((parts == Part.TEST).any() for parts in splits):
+        found, advice = f"{sum(is_cut)} rows", "Take fewer folds, or add rows."
+        if rows.groups is not None:
+            groups = {group or row for row, group in compress(enumerate(rows.groups), is_cut)}  # as the split has it
+            found = f"{len(groups)} groups, which stay whole,"
+            advice = "Take fewer folds, or a split.group_column with more groups."
+        raise refuse("/folds", f"'folds' is {count}, and there are only {found} to make them of. {advice}")
+    warnings = []
+    if held_out := is_cut.count(False):
+        warnings.append(
+            f"the {held_out} rows of the dataset's own test part are left out: the folds are cut from the others, and "
+            "each is a test part once."
+        )
+    if rows.named is not None and (validation := sum(name == "validation" for name in rows.named)):
+        warnings.append(
+            f"the {validation} rows of the dataset's own validation part are cut into folds with its train rows; each "
+            "run draws split.validation of its train rows anew."
+        )
+    counts = count_labels(rows.kind, list(compress(rows.cells, is_cut))) if rows.labels else {}
+    if rare := [label for label in rows.labels if counts[label] < count]:
+        warnings.append(f"label {quoted(rare)} has fewer rows than the {count} folds, so some folds hold none of it.")
     return warnings
 
 

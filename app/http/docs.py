@@ -17,7 +17,8 @@ Labelled text in, a served classifier out; and the **loss** is a typed, checked 
 2. **Submit** a job that names the dataset, a loss and how to train: `POST /v1/jobs`. A spec that cannot work is refused
    before it is queued, with a JSON pointer to what is wrong.
 3. **Watch** it: `GET /v1/jobs/{id}/events`, as pages or as a stream.
-   `POST /v1/comparisons` trains several losses on the same split and seeds, and says which differ by more than chance.
+   `POST /v1/comparisons` trains several losses on the same split and seeds, or on the same folds, and says which differ
+   by more than chance; or cross-validates one.
 4. **Predict** with the model it published: `POST /v1/predictions`.
 
 Every call but the health checks needs `Authorization: Bearer KEY`. The first key stands in `admin.key` of the home

@@ -23,9 +23,13 @@ def create_comparison(
 ) -> JobBody:
     """Train several losses on the same split with the same seeds, and say which differ by more than chance.
 
+    With `folds` in the place of `seeds` it is a cross-validation: every loss trains on the same folds, and one alone
+    will do.
+
     The reply is a job of kind `comparison`: look at it, wait for it, pause or cancel it under `/v1/jobs`. Once it has
     succeeded its `result` holds the table: each loss's mean and deviation, its difference from the first one with a
-    95% interval, and a verdict. It makes no model. With `tuning` = `frozen` the texts are encoded once for all runs.
+    95% interval, and a verdict; of folds also what all rows come to at once, in `pooled`. It makes no model. With
+    `tuning` = `frozen` the texts are encoded once for all runs.
     """
     row = services.jobs.submit(caller, comparison, idempotency_key, kind="comparison")
     response.headers["Location"] = f"/v1/jobs/{row.id}"

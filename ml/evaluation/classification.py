@@ -17,11 +17,19 @@ MAX_CONFUSION_LABELS = 200
 
 
 def evaluate(predicted: Ids, scores: Scores, truth: Ids) -> dict[str, float]:
-    """accuracy, macro_f1, micro_f1, mcc, roc_auc and average_precision of scores (N, C).
+    """Those of the answers, and roc_auc and average_precision of scores (N, C).
 
-    macro_f1 is the mean over the classes that occur in predicted or truth, roc_auc and average_precision are means
-    over the classes in truth, each against the rest. Where truth holds one class only, the last two and mcc are
-    undefined and left out; mcc is 0 where predicted holds one class only.
+    The last two are means over the classes in truth, each against the rest. Where truth holds one class only, they are
+    undefined and left out.
+    """
+    return evaluate_answers(predicted, truth) | ranking.evaluate(scores, truth[:, None] == np.arange(scores.shape[1]))
+
+
+def evaluate_answers(predicted: Ids, truth: Ids) -> dict[str, float]:
+    """accuracy, macro_f1, micro_f1 and mcc.
+
+    macro_f1 is the mean over the classes that occur in predicted or truth. mcc is undefined and left out where truth
+    holds one class only, and 0 where predicted does.
     """
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -33,7 +41,7 @@ def evaluate(predicted: Ids, scores: Scores, truth: Ids) -> dict[str, float]:
     }
     if (truth != truth[0]).any():
         metrics["mcc"] = float(matthews_corrcoef(truth, predicted))
-    return metrics | ranking.evaluate(scores, truth[:, None] == np.arange(scores.shape[1]))
+    return metrics
 
 
 def report(predicted: Ids, truth: Ids, labels: Sequence[str]) -> dict[str, Any]:

@@ -18,23 +18,33 @@ Targets = NDArray[Any]  # 0 and 1
 def evaluate(scores: Scores, targets: Targets, thresholds: Scores) -> dict[str, float]:
     """Metrics of scores (N, L) against targets (N, L), given where a score reaches its threshold (L,).
 
-    macro_f1, micro_f1, exact_match (share of rows with every label right), hamming_loss (share of wrong decisions);
-    roc_auc and average_precision over the labels that some rows have and some have not, left out without one; and
-    over all N·L decisions loss (binary cross-entropy), ece (the score against the share of rows that have the label)
-    and brier (squared error).
+    Those of the answers; roc_auc and average_precision over the labels that some rows have and some have not, left out
+    without one; and over all N·L decisions loss (binary cross-entropy), ece (the score against the share of rows that
+    have the label) and brier (squared error).
     """
     require_rows(targets, "measuring multi-label classification")
-    there, given = targets > 0.5, scores >= thresholds
+    there = targets > 0.5
+    return {
+        **evaluate_answers(scores >= thresholds, there),
+        **ranking.evaluate(scores, there),
+        "loss": calibration.binary_log_loss(scores, targets),
+        "ece": calibration.calibration_error(scores.ravel(), there.ravel()),
+        "brier": float(((scores - there) ** 2).mean()),
+    }
+
+
+def evaluate_answers(given: Decisions, there: Decisions) -> dict[str, float]:
+    """macro_f1, micro_f1, exact_match (share of rows with every label right), hamming_loss (share of wrong decisions).
+
+    Both are (N, L).
+    """
+    require_rows(there, "measuring multi-label classification")
     counts = _count(given, there)
     return {
         "macro_f1": _f1(*counts),
         "micro_f1": _f1(*counts.sum(1)),
         "exact_match": float((given == there).all(-1).mean()),
         "hamming_loss": float((given != there).mean()),
-        **ranking.evaluate(scores, there),
-        "loss": calibration.binary_log_loss(scores, targets),
-        "ece": calibration.calibration_error(scores.ravel(), there.ravel()),
-        "brier": float(((scores - there) ** 2).mean()),
     }
 
 

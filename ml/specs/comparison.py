@@ -9,9 +9,14 @@ from ml.specs.job import JobSpec, Setup
 from ml.specs.losses.composition import Composition, Loss, term_id, terms_of
 from ml.specs.losses.table import AnyLoss
 
+SEEDS = 5  # where neither these nor folds are given
+
 
 class Comparison(Setup):
-    """Losses trained on the same split with the same seeds. Only `dataset` and `losses` are required."""
+    """Losses trained on the same split with the same seeds, or on the same folds.
+
+    Only `dataset` and `losses` are required.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -23,21 +28,41 @@ class Comparison(Setup):
                     "metric": "macro_f1",
                     "seeds": 5,
                     "tuning": "frozen",
-                }
+                },
+                {
+                    "name": "how good is it?",
+                    "dataset": "ds_019a8f3c2b7e5f0a1b2c3d4e5f60718",
+                    "losses": ["cross_entropy"],
+                    "folds": 5,
+                    "tuning": "frozen",
+                },
             ]
         }
     )
 
     losses: list[Loss] = Field(
-        min_length=2,
+        min_length=1,
         max_length=12,
-        description="Each as a job's `loss`. The first is what the others are held against.",
+        description="Each as a job's `loss`. The first is what the others are held against; with folds it may be the "
+        "only one.",
     )
     metric: str | None = Field(
         None, description="What decides. Null: macro_f1; regression: rmse; ordinal: qwk. The others are reported too."
     )
-    seeds: int = Field(
-        5, ge=2, le=20, description="Runs of each loss, from training.seed upwards: the same head, order and dropout."
+    seeds: int | None = Field(
+        None,
+        ge=2,
+        le=20,
+        description="Runs of each loss on one split, with the seeds from training.seed upwards: the same head, order "
+        "and dropout for every loss. Null: 5, or none where there are folds.",
+    )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=20,
+        description="Cross-validation in the place of seeds: the rows that the dataset's split column doesn't hold out "
+        "as test are cut into so many folds, stratified and grouped as `split` says and drawn from its seed. Each run "
+        "of a loss is tested on another fold and trained on the rest, less split.validation of it.",
     )
     evaluation: Evaluation | None = Field(None, description="Null: as each loss allows.")
 
@@ -45,6 +70,11 @@ class Comparison(Setup):
     def _as_given(self, evaluation: Evaluation | None) -> dict[str, Any] | None:
         # A default that was written out would be asked for by name, also of the losses it does not apply to.
         return None if evaluation is None else evaluation.model_dump(exclude_unset=True)
+
+    @property
+    def runs(self) -> int:
+        """Of each loss."""
+        return self.folds or self.seeds or SEEDS
 
     def names(self) -> list[str]:
         """What each loss is called in the table: its type, its terms joined by +, numbered where there are several."""
@@ -55,7 +85,8 @@ class Comparison(Setup):
         """The job that trains one of the losses with the first seed."""
         seed = self.training.seed if self.split.seed is None else self.split.seed
         given: dict[str, Any] = {name: getattr(self, name) for name in Setup.model_fields}
-        given["split"] = self.split.model_copy(update={"seed": seed})
+        # Where there are folds, they are the test parts.
+        given["split"] = self.split.model_copy(update={"seed": seed} | ({"test": 0.0} if self.folds else {}))
         if self.evaluation is not None:
             given["evaluation"] = self.evaluation
         return JobSpec(**given, loss=loss)

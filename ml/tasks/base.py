@@ -44,6 +44,18 @@ class Task(ABC):
         """Metrics of outputs (N, H) against encoded targets."""
 
     @abstractmethod
+    def answers(self, outputs: Array) -> Targets:
+        """What outputs (N, H) answer, without how surely: it means the same whatever was fitted. As `truth`."""
+
+    @abstractmethod
+    def truth(self, targets: Targets) -> Targets:
+        """What the answers should be, N first."""
+
+    @abstractmethod
+    def evaluate_answers(self, answers: Targets, truth: Targets) -> dict[str, float]:
+        """The metrics that need no scores; of answers that several models gave, too."""
+
+    @abstractmethod
     def report(self, outputs: Array, targets: Targets) -> dict[str, Any]:
         """What a table or a picture is made of: figures by label, confusion, reliability."""
 

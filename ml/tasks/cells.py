@@ -57,15 +57,15 @@ def count_labels(kind: CellKind, cells: Sequence[str]) -> Counter[str]:
     A cell that is no list, or no distribution, counts for none.
     """
     counts: Counter[str] = Counter()
-    for cell in cells:
+    for cell, rows in Counter(cells).items():
         if kind == "lists":
-            counts.update(set(to_list(cell) or ()))
+            counts.update(dict.fromkeys(to_list(cell) or (), rows))
         elif kind == "distributions":
             if distribution := to_distribution(cell):
                 counts.update(dict.fromkeys(distribution, 0))
-                counts[max(distribution, key=distribution.__getitem__)] += 1
+                counts[max(distribution, key=distribution.__getitem__)] += rows
         else:
-            counts[cell] += 1
+            counts[cell] += rows
     return counts
 
 

@@ -60,9 +60,23 @@ class MultiLabelTask(Task):
         metrics = multi_label.evaluate(scores, targets, self._thresholds)
         return metrics | {"macro_f1_at_half": multi_label.macro_f1(scores >= 0.5, targets)}
 
+    def answers(self, outputs: Array) -> NDArray[np.bool_]:
+        """Whether each label is given (N, L)."""
+        given: NDArray[np.bool_] = self.scores(outputs) >= self._thresholds
+        return given
+
+    def truth(self, targets: Targets) -> NDArray[np.bool_]:
+        """Whether each label is there (N, L)."""
+        there: NDArray[np.bool_] = targets > 0.5
+        return there
+
+    def evaluate_answers(self, answers: Targets, truth: Targets) -> dict[str, float]:
+        """macro_f1, micro_f1, exact_match, hamming_loss."""
+        return multi_label.evaluate_answers(answers, truth)
+
     def report(self, outputs: Array, targets: Targets) -> dict[str, Any]:
         """By label."""
-        return multi_label.report(self.scores(outputs) >= self._thresholds, targets, self.labels)
+        return multi_label.report(self.answers(outputs), targets, self.labels)
 
     def fitted(
         self, outputs: Array, targets: Targets, *, calibrate: str | None, thresholds: str | None

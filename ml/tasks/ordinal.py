@@ -13,5 +13,9 @@ class OrdinalTask(TextClassificationTask):
 
     def evaluate(self, outputs: Array, targets: Targets) -> dict[str, float]:
         """What classification measures, and mae, qwk and spearman over the levels."""
-        levels = self.reading.best(self.scores(outputs))
-        return super().evaluate(outputs, targets) | ordinal.evaluate(levels, self._ids(targets), len(self.labels))
+        levels, truth = self.answers(outputs), self.truth(targets)
+        return super().evaluate(outputs, targets) | ordinal.evaluate(levels, truth, len(self.labels))
+
+    def evaluate_answers(self, answers: Targets, truth: Targets) -> dict[str, float]:
+        """Those of classification, and mae, rmse, qwk and spearman over the levels."""
+        return super().evaluate_answers(answers, truth) | ordinal.evaluate(answers, truth, len(self.labels))

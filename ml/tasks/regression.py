@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ml.evaluation import regression
 from ml.tasks.base import Array, Targets, Task
@@ -31,16 +32,26 @@ class RegressionTask(Task):
 
     def decode(self, outputs: Array) -> list[dict[str, Any]]:
         """The value and, where the loss gives more, a deviation or quantiles."""
-        values = self.reading.values(outputs) * self.scale + self.shift
+        values = self.answers(outputs)
         details = self.reading.details(outputs, self.scale, self.shift)
         return [{"value": float(value), **detail} for value, detail in zip(values, details, strict=True)]
 
     def evaluate(self, outputs: Array, targets: Targets) -> dict[str, float]:
         """mae, rmse, pearson, spearman and r2, in the target's own units."""
-        values = self.reading.values(outputs) * self.scale + self.shift
-        return regression.evaluate(values, targets.astype(np.float64) * self.scale + self.shift)
+        return self.evaluate_answers(self.answers(outputs), self.truth(targets))
+
+    def answers(self, outputs: Array) -> NDArray[np.float64]:
+        """Values (N,) in the target's own units."""
+        return self.reading.values(outputs) * self.scale + self.shift
+
+    def truth(self, targets: Targets) -> NDArray[np.float64]:
+        """The same."""
+        return targets.astype(np.float64) * self.scale + self.shift
+
+    def evaluate_answers(self, answers: Targets, truth: Targets) -> dict[str, float]:
+        """All of them."""
+        return regression.evaluate(answers, truth)
 
     def report(self, outputs: Array, targets: Targets) -> dict[str, Any]:
         """How errors are spread."""
-        values = self.reading.values(outputs) * self.scale + self.shift
-        return regression.report(values, targets.astype(np.float64) * self.scale + self.shift)
+        return regression.report(self.answers(outputs), self.truth(targets))

@@ -69,16 +69,28 @@ class TextClassificationTask(Task):
     def evaluate(self, outputs: Array, targets: Targets) -> dict[str, float]:
         """accuracy, macro_f1, mcc, roc_auc, average_precision; with probabilities also loss, ece and brier."""
         scores = self.scores(outputs)
-        truth = self._ids(targets)
+        truth = self.truth(targets)
         metrics = classification.evaluate(self.reading.best(scores), scores, truth)
         if self.has_probabilities:
             metrics |= calibration.evaluate(scores, truth)
         return metrics
 
+    def answers(self, outputs: Array) -> NDArray[np.int64]:
+        """Class ids (N,)."""
+        return self.reading.best(self.scores(outputs))
+
+    def truth(self, targets: Targets) -> NDArray[np.int64]:
+        """Class ids (N,), the likeliest of a distribution."""
+        return targets.argmax(-1) if self.is_soft else targets
+
+    def evaluate_answers(self, answers: Targets, truth: Targets) -> dict[str, float]:
+        """accuracy, macro_f1, micro_f1, mcc."""
+        return classification.evaluate_answers(answers, truth)
+
     def report(self, outputs: Array, targets: Targets) -> dict[str, Any]:
         """By label, confusion and, with probabilities, reliability."""
         scores = self.scores(outputs)
-        truth = self._ids(targets)
+        truth = self.truth(targets)
         report: dict[str, Any] = classification.report(self.reading.best(scores), truth, self.labels)
         if self.has_probabilities:
             report["reliability"] = calibration.reliability_bins(scores, truth)
@@ -89,13 +101,10 @@ class TextClassificationTask(Task):
     ) -> "TextClassificationTask":
         """With the temperature, or with Platt's maps, that fit these rows best."""
         del thresholds  # the arg max is answered
-        truth = self._ids(targets)
+        truth = self.truth(targets)
         if calibrate == "platt":
             return replace(self, calibration=Calibration(platt=calibration.fit_platt(self.reading.raw(outputs), truth)))
         if calibrate == "temperature" and self.reading.has_probabilities:
             temperature = calibration.fit_temperature(outputs, truth, self.reading.scores)
             return replace(self, calibration=Calibration(temperature=temperature))
         return self
-
-    def _ids(self, targets: Targets) -> NDArray[np.int64]:
-        return targets.argmax(-1) if self.is_soft else targets

@@ -1,4 +1,4 @@
-"""Several losses, each trained with the same seeds on the same split: what a comparison does, run by run.
+"""Several losses, each trained with the same seeds on the same split or folds: what a comparison does, run by run.
 
 A finished run is written down as a checkpoint is, so a comparison that is stopped goes on after its last finished run.
 It knows no service; how sure a difference is, is `ml.evaluation.paired`'s to say.
@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from ml.comparisons import ResolvedComparison
 from ml.data.tokens import FeatureTable
 from ml.evaluation import paired
 from ml.models.classifier import load_encoder
+from ml.resolve import Resolved
+from ml.tasks.build import build_task
 from ml.training.checkpoint import KEPT, differences
 from ml.training.early_stopping import LOWER_IS_BETTER
 from ml.training.errors import NonFiniteLossError, StoppedError
@@ -31,11 +33,12 @@ from ml.training.run import RunDirectory
 
 SIGNIFICANT = 0.05
 RUNS = "runs.json"
+ANSWERS = "answers.npz"
 
 
 @dataclass
 class Run:
-    """What one loss came to under one seed."""
+    """What one loss came to under one seed, or on one fold."""
 
     arm: int
     seed: int
@@ -44,6 +47,7 @@ class Run:
     unfitted: dict[str, float] = field(default_factory=dict)  # before calibration and thresholds
     without: list[float | None] = field(default_factory=list)  # the deciding metric, a group of rows left out
     error: str | None = None
+    answers: NDArray[Any] | None = None  # (2, N, …) what was answered on the fold's N rows, and what is true
 
 
 def compare(
@@ -62,7 +66,7 @@ def compare(
 
 
 class _Runs:
-    """The runs of a comparison, seed by seed: a comparison that is half done is a fair one of fewer seeds."""
+    """The runs of a comparison, seed by seed or fold by fold: one that is half done is a fair one of fewer."""
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class _Runs:
         features = self._encode() if len(self.made) < len(self.plan) else None
         for arm, seed in self.plan[len(self.made) :]:
             has_failed = any(made.arm == arm and made.error for made in self.made)
-            made = Run(arm, seed, 0.0, error="an earlier seed failed") if has_failed else self._fit(arm, seed, features)
+            made = Run(arm, seed, 0.0, error="an earlier run failed") if has_failed else self._fit(arm, seed, features)
             self.made.append(made)
             self._write_down(made)
         return self.made
@@ -130,6 +134,9 @@ class _Runs:
         outputs, targets = fitted.answers
         made.metrics = fitted.metrics[self.comparison.part.name.lower()]
         made.unfitted = prepared.task.evaluate(outputs, targets)
+        if self.comparison.folds:  # whose spread tells the noise of the rows as well
+            made.answers = np.stack([fitted.task.answers(outputs), fitted.task.truth(targets)])
+            return made
 
         def measure(rows: NDArray[np.int64]) -> float | None:
             return fitted.task.evaluate(outputs[rows], targets[rows]).get(self.comparison.metric)
@@ -151,6 +158,10 @@ class _Runs:
             shutil.rmtree(self.run.path / "arms", ignore_errors=True)
             return []
         made = [Run(**one) for one in json.loads((folder / RUNS).read_bytes())]
+        if self.comparison.folds:
+            with np.load(folder / ANSWERS) as answers:
+                for place in answers.files:
+                    made[int(place)].answers = answers[place]
         data = {"reason": "resumed", "checkpoint": folder.name, "step": len(made)}
         tell("status", f"resumed after run {len(made)}", data)
         return made
@@ -158,7 +169,8 @@ class _Runs:
     def _write_down(self, made: Run) -> None:
         """Tell of a finished run, and keep it: a comparison's checkpoint is the list of its finished runs."""
         count, name, metric = len(self.made), self.names[made.arm], self.comparison.metric
-        said = f"run {count} of {len(self.plan)}: {name}, seed {made.seed}"
+        which = f"fold {self.comparison.seeds.index(made.seed) + 1}" if self.comparison.folds else f"seed {made.seed}"
+        said = f"run {count} of {len(self.plan)}: {name}, {which}"
         if made.error is not None:
             self.run.tell("message", f"{said}: {made.error}", level="warning")
         else:
@@ -170,7 +182,10 @@ class _Runs:
         with publish_folder(
             checkpoints / f"step-{count:08d}", {"step": count, "fingerprint": self.fingerprint}
         ) as folder:
-            (folder / RUNS).write_text(json.dumps([asdict(one) for one in self.made]))
+            (folder / RUNS).write_text(json.dumps([{**vars(one), "answers": None} for one in self.made]))
+            if self.comparison.folds:
+                answers = {str(i): one.answers for i, one in enumerate(self.made) if one.answers is not None}
+                np.savez_compressed(folder / ANSWERS, **answers)  # type: ignore[arg-type]
         for old in sorted(checkpoints.glob("step-*"))[:-KEPT]:
             shutil.rmtree(old)
         data = {"folder": f"step-{count:08d}", "step": count, "epoch": count / len(self.plan), "metrics": {}}
@@ -214,21 +229,30 @@ def report(comparison: ResolvedComparison, runs: Sequence[Run]) -> ComparisonRep
                 values=[made.metrics.get(comparison.metric) for made in own] if error is None else [],
                 metrics=figures,
                 unfitted={} if error else _figures([made.unfitted for made in own]),
+                pooled=_pool(arm, own) if comparison.folds and not error else None,
                 seconds=round(sum(made.seconds for made in own), 1),
                 error=error,
             )
         )
     _judge(comparison, runs, arms, is_lower_better=is_lower_better)
+    splits = comparison.folds[0] if comparison.folds else comparison.arms[:1]
     return ComparisonReport(
         metric=comparison.metric,
         higher_is_better=not is_lower_better,
-        part=comparison.part.name.lower(),
-        rows=int((comparison.arms[0].parts == comparison.part).sum()),
-        train_rows=comparison.arms[0].train_rows,
+        part="folds" if comparison.folds else comparison.part.name.lower(),
+        rows=sum(int((split.parts == comparison.part).sum()) for split in splits),
+        train_rows=min(split.train_rows for split in splits),
         seeds=comparison.seeds,
+        folds=comparison.spec.folds,
         arms=arms,
         conclusion=_conclude(comparison.metric, arms),
     )
+
+
+def _pool(arm: Resolved, runs: Sequence[Run]) -> dict[str, float]:
+    """The metrics of all rows at once, each as the run answered that was tested on it."""
+    answers, truth = np.concatenate([made.answers for made in runs if made.answers is not None], axis=1)
+    return build_task(arm.state).evaluate_answers(answers, truth)
 
 
 def _figures(runs: Sequence[dict[str, float]]) -> dict[str, Figure]:
@@ -248,7 +272,12 @@ def _judge(
     found: list[tuple[ArmReport, paired.Difference]] = []
     for place, arm in enumerate(arms[1:], 1):
         own = _runs_of(comparison, runs, place)
-        difference = None if own is None else paired.compare(own, baseline)
+        if own is None:
+            continue
+        if comparison.folds:
+            difference = paired.compare_folds(own.values, baseline.values)
+        else:
+            difference = paired.compare(own, baseline)
         if difference is not None:
             found.append((arm, difference))
     adjusted = paired.adjust([difference.p_value for _, difference in found])
@@ -274,6 +303,8 @@ def _runs_of(comparison: ResolvedComparison, runs: Sequence[Run], place: int) ->
 def _conclude(metric: str, arms: Sequence[ArmReport]) -> str:
     """The table in a sentence or two."""
     baseline, others = arms[0], arms[1:]
+    if not others:
+        return _conclude_alone(metric, baseline)
     if baseline.error:
         return f"{baseline.id}, which the others would be held against, failed: {baseline.error}"
     said = []
@@ -290,3 +321,17 @@ def _conclude(metric: str, arms: Sequence[ArmReport]) -> str:
     if undecided:
         said.append(f"Too few rows to tell {', '.join(undecided)} from {baseline.id}.")
     return " ".join(said)
+
+
+def _conclude_alone(metric: str, arm: ArmReport) -> str:
+    """What a cross-validation of one loss came to."""
+    if arm.error:
+        return f"{arm.id} failed: {arm.error}"
+    values = [value for value in arm.values if value is not None]
+    if arm.value is None:
+        return f"{metric} of {arm.id} is undefined in {len(arm.values) - len(values)} of {len(arm.values)} folds."
+    pooled = (arm.pooled or {}).get(metric)
+    return (
+        f"{arm.id} has a mean {metric} of {arm.value.mean:.4f} over {len(values)} folds, with a standard deviation of "
+        f"{arm.value.std:.4f}: from {min(values):.4f} to {max(values):.4f}."
+    ) + ("" if pooled is None else f" Of all rows at once it is {pooled:.4f}.")

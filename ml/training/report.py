@@ -57,17 +57,20 @@ class DryRunReport(BaseModel):
 
 
 class Figure(BaseModel):
-    """A metric over the seeds."""
+    """A metric over the seeds, or the folds."""
 
     mean: float
-    std: float = Field(description="Sample standard deviation over the seeds.")
+    std: float = Field(description="Sample standard deviation over the seeds, or the folds.")
 
 
 class DifferenceReport(BaseModel):
     """A loss against the first one, in the deciding metric."""
 
-    mean: float = Field(description="This loss less the first, over the paired seeds.")
-    low: float = Field(description="Of the 95% interval, which counts the noise of the seeds and of the rows.")
+    mean: float = Field(description="This loss less the first, over the paired seeds or folds.")
+    low: float = Field(
+        description="Of the 95% interval, which counts the noise of the seeds and of the rows. Of folds it is wider "
+        "than their spread says, as their training rows overlap."
+    )
     high: float
     p_value: float = Field(description="Two-sided, after Holm's correction for the number of losses.")
     verdict: str = Field(description='"better", "worse" or "no significant difference" (at 0.05).')
@@ -79,13 +82,18 @@ class ArmReport(BaseModel):
     id: str
     loss: dict[str, Any] = Field(description="As it was resolved.")
     value: Figure | None = Field(description="The deciding metric; null where the loss failed.")
-    values: list[float | None] = Field(description="The deciding metric under each seed.")
+    values: list[float | None] = Field(description="The deciding metric under each seed, or on each fold.")
     difference: DifferenceReport | None = Field(
         None, description="Null for the first loss, for one that failed, and where the rows are too few."
     )
     metrics: dict[str, Figure] = Field(description="All of them, after calibration and thresholds.")
     unfitted: dict[str, Figure] = Field(description="The same before: at temperature 1 and thresholds of one half.")
-    seconds: float = Field(description="Of its training and measuring, all seeds together.")
+    pooled: dict[str, float] | None = Field(
+        None,
+        description="With folds: metrics of all rows at once, each as the run answered that was tested on it. Those of "
+        "scores are left out, which every run has on a scale of its own.",
+    )
+    seconds: float = Field(description="Of its training and measuring, all runs together.")
     error: str | None = Field(description="Why it failed.")
 
 
@@ -94,9 +102,10 @@ class ComparisonReport(BaseModel):
 
     metric: str = Field(description="What decides.")
     higher_is_better: bool
-    part: str = Field(description="What was measured on: test, or validation where there is no test part.")
-    rows: int = Field(description="Of that part.")
-    train_rows: int
-    seeds: list[int]
+    part: str = Field(description="What was measured on: test, validation where there is no test part, or folds.")
+    rows: int = Field(description="Of that part; of all folds together.")
+    train_rows: int = Field(description="Of a run; with folds, the fewest of any.")
+    seeds: list[int] = Field(description="Of each run of a loss.")
+    folds: int | None = None
     arms: list[ArmReport]
     conclusion: str

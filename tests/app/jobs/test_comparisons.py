@@ -83,8 +83,18 @@ def test_a_teacher_that_is_not_there_is_pointed_at(house: House) -> None:
     assert (error["param"], error["code"]) == ("/losses/1/terms/1/loss/teacher", "model_not_found")
 
 
-def test_one_loss_is_no_comparison(house: House) -> None:
+def test_one_loss_is_no_comparison_but_over_folds(house: House) -> None:
     assert error_of(house.compare(losses=["focal"]))["param"] == "/losses"
+    job = house.compare(losses=["focal"], folds=3).json()
+    assert (job["spec"]["folds"], job["spec"]["seeds"], job["spec"]["split"]["test"]) == (3, None, 0)
+
+
+def test_folds_that_cannot_be_made_are_refused(house: House) -> None:
+    assert error_of(house.compare(folds=3, seeds=3))["param"] == "/seeds"
+    assert error_of(house.compare(folds=3, split={"test": 0.1}))["param"] == "/split/test"
+    too_many = error_of(house.compare(folds=20, split={"group_column": "label"}))
+    assert too_many["param"] == "/folds"
+    assert "groups, which stay whole" in too_many["message"]
 
 
 def test_a_worker_carries_it_out_and_may_be_paused(tmp_path: Path) -> None:

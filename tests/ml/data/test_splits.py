@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ml.data.splits import Part, split_rows
+from ml.data.splits import LEFT_OUT, Part, split_folds, split_rows
 from ml.specs.job import Split
 
 LABELS = ["a"] * 100 + ["b"] * 37 + ["c"] * 13
@@ -144,3 +145,52 @@ def test_no_group_ever_straddles_and_something_is_left_to_train_on(
     assert (parts == Part.TRAIN).any()
     for part, share in ((Part.VALIDATION, validation), (Part.TEST, test)):
         assert (parts == part).sum() <= share * len(groups) + 1e-9
+
+
+# --------------------------------------------------------------------------------------------------------------- folds
+
+
+def folds_of(count: int, split: Split = SPLIT, **others: Sequence[str | None] | int) -> list[NDArray[np.int8]]:
+    whole: dict[str, Any] = {"seed": 17, "labels": LABELS, "named": None, "groups": None, **others}
+    return split_folds(split, count=count, **whole)
+
+
+def test_every_row_is_tested_on_once() -> None:
+    runs = folds_of(7)
+    assert (sum((parts == Part.TEST).astype(int) for parts in runs) == 1).all()
+    assert sorted(int((parts == Part.TEST).sum()) for parts in runs) == [21] * 4 + [22] * 3
+    assert all(np.array_equal(*pair) for pair in zip(runs, folds_of(7), strict=True))
+    assert not np.array_equal(runs[0], folds_of(7, seed=18)[0])
+
+
+def test_a_label_has_as_many_rows_in_every_fold_within_one() -> None:
+    for label in "abc":
+        counts = [rows_in(parts, Part.TEST)[label] for parts in folds_of(5)]
+        assert max(counts) - min(counts) <= 1
+    counts = [rows_in(parts, Part.TEST)["a"] for parts in folds_of(5, Split(stratify=False))]
+    assert max(counts) - min(counts) > 1
+
+
+def test_validation_is_drawn_from_the_training_rows_of_a_run() -> None:
+    for parts in folds_of(5):
+        assert [int((parts == part).sum()) for part in Part] == [108, 12, 30]
+    assert not (folds_of(5, Split(validation=0))[0] == Part.VALIDATION).any()
+
+
+def test_rows_held_out_as_test_are_in_no_run_and_those_of_validation_are_in_the_folds() -> None:
+    named = (["train"] * 3 + ["validation", "test"]) * 30
+    runs = folds_of(4, named=named)
+    assert all(((parts == LEFT_OUT) == (np.array(named) == "test")).all() for parts in runs)
+    tested = sum((parts == Part.TEST).astype(int) for parts in runs)
+    assert (tested[np.array(named) == "validation"] == 1).all()
+
+
+def test_groups_stay_whole_in_folds_of_about_one_size() -> None:
+    groups = [f"user {min(i % 40, 12)}" for i in range(len(LABELS))]  # one of them large
+    runs = folds_of(4, groups=groups)
+    for parts in runs:
+        of_group = {group: {parts[i] for i, other in enumerate(groups) if other == group} for group in set(groups)}
+        assert all(len(found) == 1 for found in of_group.values())
+    sizes = sorted(int((parts == Part.TEST).sum()) for parts in runs)
+    assert sizes[-1] == groups.count("user 12")
+    assert sizes[-2] - sizes[0] <= 4

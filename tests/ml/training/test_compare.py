@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ml.comparisons import ResolvedComparison, resolve_comparison
+from ml.data.splits import Part
+from ml.evaluation import paired
 from ml.specs.comparison import Comparison
 from ml.training import compare as module
 from ml.training import prepare
@@ -30,7 +33,7 @@ class House:
 
     def __init__(self, folder: Path, base: Path, **spec: Any) -> None:
         body = {"losses": LOSSES, "seeds": 2, "tuning": "frozen", **spec}
-        self.run = lay_out(folder, rows=learnable_rows(120), **body)
+        self.run = lay_out(folder, **{"rows": learnable_rows(120), **body})
         placement = Placement(base_models={"tiny": base})
         given = self.run.read_spec(Comparison)
         self.corpus = Corpus(self.run, placement, given)
@@ -138,12 +141,64 @@ def test_a_loss_that_diverges_fails_alone(tmp_path: Path, tiny_base: Path, monke
     assert tried.count(["focal"]) == 1  # its other seed is not tried
 
 
+# --------------------------------------------------------------------------------------------------------------- folds
+
+
+def test_a_fold_is_what_a_job_comes_to_that_is_split_so(tmp_path: Path, tiny_base: Path) -> None:
+    house = House(tmp_path / "all", tiny_base, losses=["focal"], seeds=None, folds=3)
+    found = house.compare()
+    rows = learnable_rows(120)
+    parts = [Part(part).name.lower() for part in house.comparison.arm(0, 18).parts.tolist()]
+    split = [(*row, part) for row, part in zip(rows, parts, strict=True)]
+    headers = ("text", "label", "split")
+    job = lay_out(tmp_path / "one", rows=split, headers=headers, loss="focal", tuning="frozen", training={"seed": 18})
+    fitted = fit_run(job, prepare_run(job, tiny_base))
+    assert found.arms[0].values[1] == fitted.metrics["test"]["macro_f1"]
+    assert (found.part, found.folds, found.rows, found.train_rows) == ("folds", 3, 120, 72)
+
+
+def test_one_loss_has_a_mean_and_a_spread_and_no_verdict(tmp_path: Path, tiny_base: Path) -> None:
+    found = House(tmp_path, tiny_base, losses=["focal"], seeds=None, folds=3).compare()
+    (arm,) = found.arms
+    assert arm.value is not None
+    assert arm.pooled is not None
+    assert arm.difference is None
+    assert len(arm.values) == 3
+    assert arm.pooled["accuracy"] == pytest.approx(arm.metrics["accuracy"].mean)  # of folds of one size
+    assert "roc_auc" not in arm.pooled
+    said = f"focal has a mean macro_f1 of {arm.value.mean:.4f} over 3 folds"
+    assert found.conclusion.startswith(said)
+    assert found.conclusion.endswith(f"Of all rows at once it is {arm.pooled['macro_f1']:.4f}.")
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss"),
+    [
+        (["[]", '["a"]', '["b"]', '["a", "b"]'], "bce"),
+        (["1", "2", "3", "4"], "corn"),
+        (["0.5", "1.25", "-2", "3.5"], "mse"),
+    ],
+)
+def test_of_folds_that_stopped_nothing_is_lost(tmp_path: Path, tiny_base: Path, labels: list[str], loss: str) -> None:
+    rows = [(text, labels[i % 4]) for i, (text, _) in enumerate(learnable_rows(60))]
+    spec: dict[str, Any] = {"losses": [loss], "seeds": None, "folds": 3, "rows": rows, "training": {"epochs": 1}}
+    whole = House(tmp_path / "whole", tiny_base, **spec).compare()
+    house = House(tmp_path / "stopped", tiny_base, **spec)
+    with pytest.raises(StoppedError):
+        house.compare(lambda: len(house.said()) >= 2)
+    resumed = House(tmp_path / "stopped", tiny_base, **spec)
+    found = resumed.compare()
+    assert len(resumed.said()) == 3
+    ours, theirs = ([report.arms[0].values, report.arms[0].pooled] for report in (found, whole))
+    assert ours == theirs
+
+
 # ------------------------------------------------------------------------------------------------------------- verdicts
 
 
 @pytest.fixture
 def comparison(tmp_path: Path, tiny_base: Path) -> Callable[..., ResolvedComparison]:
-    return lambda **spec: House(tmp_path, tiny_base, seeds=3, **spec).comparison
+    return lambda **spec: House(tmp_path, tiny_base, seeds=None if "folds" in spec else 3, **spec).comparison
 
 
 def made(arm: int, values: list[float], metric: str = "macro_f1") -> list[Run]:
@@ -164,6 +219,26 @@ def test_of_an_error_the_lower_is_the_better(comparison: Callable[..., ResolvedC
     whole = report(comparison(metric="ece"), runs)
     assert whole.arms[1].difference is not None
     assert (whole.higher_is_better, whole.arms[1].difference.verdict) == (False, "worse")
+
+
+def test_of_folds_the_spread_alone_is_judged(comparison: Callable[..., ResolvedComparison]) -> None:
+    runs = made(0, [0.70, 0.71, 0.70]) + made(1, [0.80, 0.812, 0.80])
+    for run in runs:
+        run.without, run.answers = [], np.zeros((2, 4), np.int64)
+    found = report(comparison(folds=3), runs).arms[1].difference
+    assert found is not None
+    expected = paired.compare_folds(np.array([0.80, 0.812, 0.80]), np.array([0.70, 0.71, 0.70]))
+    assert expected is not None
+    assert (found.low, found.p_value, found.verdict) == (expected.low, expected.p_value, "better")
+
+
+def test_a_metric_that_a_fold_has_not_is_said_to_be_undefined(comparison: Callable[..., ResolvedComparison]) -> None:
+    runs = made(0, [0.70, 0.71, 0.70])
+    for run in runs:
+        run.answers = np.zeros((2, 4), np.int64)
+    runs[1].metrics = {}
+    whole = report(comparison(folds=3, losses=["focal"]), runs)
+    assert whole.conclusion == "macro_f1 of focal is undefined in 1 of 3 folds."
 
 
 def test_a_spread_as_wide_as_the_difference_decides_nothing(comparison: Callable[..., ResolvedComparison]) -> None:
