@@ -40,15 +40,15 @@ def word_arrays(folder: Path, texts: Iterable[Sequence[Text]], max_length: int) 
     """
     tokenizer = load_tokenizer(folder, max_length)
     for some in texts:
-        yield {"words": np.array([mark for one in tokenize(tokenizer, some) for mark in _marks(one)], np.int8)}
+        yield {"words": np.concatenate([_words_of(encoding) for encoding in tokenize(tokenizer, some)])}
 
 
-def _marks(encoding: Encoding) -> Iterator[int]:
-    before = None
-    for text, word in zip(encoding.sequence_ids, encoding.word_ids, strict=True):
-        mark = 0 if text is None else text + 1
-        yield -mark if word is not None and (text, word) == before else mark
-        before = text, word
+def _words_of(encoding: Encoding) -> NDArray[np.int8]:
+    texts = np.nan_to_num(np.array(encoding.sequence_ids, np.float64) + 1).astype(np.int8)  # None becomes NaN
+    words = np.array(encoding.word_ids, np.float64)
+    goes_on = (words[1:] == words[:-1]) & (texts[1:] == texts[:-1])
+    texts[1:][goes_on] *= -1
+    return texts
 
 
 class TokenTable:
