@@ -162,3 +162,16 @@ def test_the_mask_is_among_the_words_that_train(tmp_path: Path, tiny_base: Path)
     fit_run(lay_out(tmp_path / "fit"), prepared)
     after = prepared.network.model.get_input_embeddings()(torch.tensor([mask]))
     assert (after != before).all()
+
+
+def test_a_way_that_finds_nothing_to_change_leaves_a_run_as_it_is(tmp_path: Path, tiny_base: Path) -> None:
+    digests = set()
+    rarely = {"type": "mask", "probability": 1e-12}
+    for name, ways in (("plain", []), ("augmented", [rarely])):
+        # Adam without decay: whatever is done to the mask's own embedding, it stays as it is.
+        optimizer = {"type": "adamw", "learning_rate": 2e-3, "weight_decay": 0}
+        run = lay_out(tmp_path / name, training={"augmentation": ways, "optimizer": optimizer})
+        prepared = prepare_run(run, tiny_base)
+        fit_run(run, prepared)
+        digests.add(weights_sha256(prepared.network))
+    assert len(digests) == 1
