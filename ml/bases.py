@@ -14,6 +14,9 @@ from ml.specs.facts import BaseFacts
 DEFAULT_BASE = "minilm"
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
+# What the model families call a hidden token.
+MASK_TOKENS = ("[MASK]", "<mask>")
+
 # What the model families call their dropout probabilities.
 DROPOUTS = (
     "hidden_dropout_prob",
@@ -72,6 +75,7 @@ def read_base_facts(name: str, folder: Path) -> BaseFacts:
         max_length=config.get("max_position_embeddings", 512) - (2 if "roberta" in config["model_type"] else 0),
         vocabulary=config["vocab_size"],
         parameters=sum(_size(shape) for shape in shapes.values()),
+        mask_id=_mask_id(folder),
         linear_layers=_linear_layers(shapes, layers),
     )
 
@@ -88,6 +92,12 @@ def base_sha256(folder: Path) -> str:
 def small_files(folder: Path) -> list[Path]:
     """A base's config and tokenizer: with them a checkpoint is complete."""
     return [folder / CONFIG, folder / TOKENIZER]
+
+
+def _mask_id(folder: Path) -> int | None:
+    """The id of the token that stands for a hidden one."""
+    added = json.loads((folder / TOKENIZER).read_bytes()).get("added_tokens", [])
+    return next((token["id"] for token in added if token["content"] in MASK_TOKENS), None)
 
 
 def _linear_layers(shapes: Mapping[str, Sequence[int]], layers: int) -> tuple[str, ...]:

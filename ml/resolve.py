@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.augmentation_checks import check_augmentation
 from ml.data.splits import LEFT_OUT, Part, split_folds, split_rows
 from ml.loss_checks import check_loss
 from ml.sampler_checks import check_sampler
@@ -171,6 +172,7 @@ def _settle(
     warnings = _check_parts(spec, task, parts, train_counts, rows.groups)
     warnings += check_loss(loss, task.type, labels, train_counts, spec=spec, facts=facts, base=base, kind=kind)
     warnings += check_sampler(spec, loss, task.type, train_counts, kind)
+    check_augmentation(spec, loss, base)
     _check_length(spec, base)
     _check_layer_decay(spec)
     state = _task_state(task, loss, labels, kind, train_cells)

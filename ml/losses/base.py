@@ -23,12 +23,15 @@ class Targets:
     """What is known of rows.
 
     labels: (N,) int64 class ids or levels, (N, C) float32 soft or multi-hot, (N,) float32 numbers.
-    groups: (N,) int64 ids. teacher: (N, H) float32 logits of another model.
+    groups: (N,) int64 ids. teacher: (N, H) float32 logits of another model. other, share: of rows that are mixed, what
+    each is mixed with, and how much (N,) float64 it keeps of itself.
     """
 
     labels: Tensor
     groups: Tensor | None = None
     teacher: Tensor | None = None
+    other: "Targets | None" = None
+    share: Tensor | None = None
 
     def take(self, rows: Tensor) -> "Targets":
         """Those of some rows, given by number (B,)."""
@@ -38,10 +41,20 @@ class Targets:
         """The same on a device."""
         return self._each(lambda tensor: tensor.to(device))
 
+    def mix(self, of: Callable[["Targets"], Tensor]) -> Tensor:
+        """What rows come to (N,): by their own targets, and where they are mixed by both, each with its share."""
+        own = of(self)
+        if self.other is None or self.share is None:
+            return own
+        share = self.share.to(own.dtype)
+        return share * own + (1 - share) * of(self.other)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Targets":
         groups = None if self.groups is None else change(self.groups)
         teacher = None if self.teacher is None else change(self.teacher)
-        return Targets(change(self.labels), groups, teacher)
+        other = None if self.other is None else self.other._each(change)
+        share = None if self.share is None else change(self.share)
+        return Targets(change(self.labels), groups, teacher, other, share)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class Objective(nn.Module):
         Raises ValueError where a task's loss has none: every label ignored, or of weight 0. An auxiliary term without
         a row to act on adds nothing.
         """
-        sums = [float(loss.denominators(targets).sum()) for loss in self._losses]
+        sums = [float(targets.mix(loss.denominators).sum()) for loss in self._losses]
         for fact, total in zip(self.facts, sums, strict=True):
             if total <= 0 and not fact.is_auxiliary:
                 raise ValueError(
@@ -77,7 +78,7 @@ class Objective(nn.Module):
     def shares(self, outputs: Outputs, targets: Targets, denominators: Sequence[float]) -> Tensor:
         """What these rows add to each term of the step: Σ numerators / denominator, (K,)."""
         parts = [
-            loss.numerators(outputs, targets).sum() / total if total > 0 else outputs.logits.new_zeros(())
+            targets.mix(partial(loss.numerators, outputs)).sum() / total if total > 0 else outputs.logits.new_zeros(())
             for loss, total in zip(self._losses, denominators, strict=True)
         ]
         return torch.stack(parts)

@@ -4,7 +4,7 @@ They know no loss and no data. The head always trains; it is new, and drawn from
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -86,9 +86,13 @@ class NativeClassifier(nn.Module):
             self._watch_head()
         return self.tuner.fold() and linear is not None
 
-    def forward(self, **inputs: Tensor) -> Outputs:
-        """input_ids, attention_mask and, where the model has it, token_type_ids: (B, L) int64 → (B, H) and (B, D)."""
-        logits = self.model(**inputs).logits
+    def forward(self, *, other_ids: Tensor | None = None, shares: Tensor | None = None, **inputs: Tensor) -> Outputs:
+        """input_ids, attention_mask and, where the model has it, token_type_ids: (B, L) int64 → (B, H) and (B, D).
+
+        other_ids (B, L), shares (B, L, 2): the word embeddings are a sum of input_ids' and other_ids' by these shares.
+        """
+        with nullcontext() if other_ids is None or shares is None else self._mixed_words(other_ids, shares):
+            logits = self.model(**inputs).logits
         assert self._features is not None, "the head was called"
         return Outputs(logits, self._features)
 
@@ -133,6 +137,19 @@ class NativeClassifier(nn.Module):
     def moved_words(self, by: Tensor) -> Iterator[None]:
         """Add `by` (B, L, D) to the word embeddings of the passes in this block."""
         hook = self.model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output + by)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def _mixed_words(self, other_ids: Tensor, shares: Tensor) -> Iterator[None]:
+        def mix(words: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            own, other = shares.to(output.dtype).unbind(-1)  # (B, L) each
+            others: Tensor = words.forward(other_ids)  # a call would come back to this hook
+            return own[..., None] * output + other[..., None] * others
+
+        hook = self.model.get_input_embeddings().register_forward_hook(mix)
         try:
             yield
         finally:

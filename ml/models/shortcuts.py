@@ -53,7 +53,7 @@ def drop_out(hidden: Tensor, p: float) -> Tensor:
         return torch.dropout(hidden, p, train=True)
     drawn = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     is_kept = drawn.view(torch.int16)[: hidden.numel()].view(hidden.shape) >= dropped - 2**15
-    return hidden * is_kept.to(hidden.dtype).mul_(2**16 / (2**16 - dropped))
+    return hidden * torch.where(is_kept, torch.tensor(2**16 / (2**16 - dropped), dtype=hidden.dtype), 0)
 
 
 def attend(

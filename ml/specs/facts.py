@@ -65,6 +65,7 @@ class BaseFacts(BaseModel):
     max_length: int
     vocabulary: int
     parameters: int
+    mask_id: int | None  # of the tokenizer's mask token; None where it has none
     linear_layers: tuple[str, ...]  # names within one of its layers; none where its layers can't be told apart
 
     @property

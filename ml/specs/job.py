@@ -5,8 +5,9 @@ It knows what is asked and the limits of each field; what fits a dataset is `ml.
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from ml.specs.augmentation import Augmentation
 from ml.specs.base import Spec, refuse_null_characters
 from ml.specs.evaluation import Evaluation
 from ml.specs.losses.composition import Loss
@@ -68,6 +69,11 @@ class Training(Spec):
     max_steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after so many optimizer steps.")
     batch_size: int = Field(32, ge=1, le=4096, description="Rows of one optimizer step, however it is cut.")
     sampler: Sampler = Field(Shuffle(type="shuffle"), description="Which rows an epoch takes: an object or its type.")
+    augmentation: list[Augmentation] = Field(
+        default_factory=list,
+        max_length=3,
+        description="How training rows are changed each time they are taken: objects or their types, in order.",
+    )
     micro_batch_rows: int | None = Field(
         None, ge=1, le=4096, description="Rows of one forward pass. Null: as many as a token budget allows."
     )
@@ -88,6 +94,14 @@ class Training(Spec):
     early_stopping: EarlyStopping | None = None
     checkpoint_every_seconds: float = Field(60, ge=0, le=86_400)
     seed: int = Field(17, ge=0, le=2**32 - 1)
+
+    @field_validator("augmentation")
+    @classmethod
+    def _augments_each_way_once(cls, value: list[Augmentation]) -> list[Augmentation]:
+        names = [one.type for one in value]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"'augmentation' names {', '.join(repeated)} twice: name each type once.")
+        return value
 
 
 class Setup(Spec):

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -17,14 +18,14 @@ from torch import Tensor
 from ml.data.batches import Rows, cut_step, steps_per_epoch
 from ml.data.splits import Part
 from ml.data.tokens import FeatureTable
-from ml.losses.base import Loss, Targets
+from ml.losses.base import Loss
 from ml.losses.combine import Gradients
 from ml.specs.losses.composition import terms_of
 from ml.training.errors import StoppedError
 from ml.training.machine import Machine
 from ml.training.prepare import Prepared, encode_rows
 from ml.training.report import BatchReport, DryRunReport, Spread, TermReport
-from ml.training.step import Examples, run_passes
+from ml.training.step import Batch, Examples, run_passes
 
 MOST_STEPS = 4
 MOST_LABELS = 50
@@ -43,11 +44,11 @@ def dry_run(
     Raises StoppedError once `stop()` is true.
     """
     trial = _Trial(prepared, machine)
-    for done, rows in enumerate(trial.steps, 1):
+    for done, batch in enumerate(trial.batches, 1):
         if stop():
             raise StoppedError("stopped during a dry run")
-        trial.measure(rows)
-        told(done, len(trial.steps))
+        trial.measure(batch)
+        told(done, len(trial.batches))
     return trial.report()
 
 
@@ -82,7 +83,6 @@ class _Trial:
         self.objective.rule.cpu()
         self.objective.begin_epoch(0)
         self.losses: list[Loss] = list(self.objective.losses)  # type: ignore[arg-type]
-        self.targets = prepared.targets
         self.labels = _Labels.of(prepared)
         weights = _mean_weights(self.objective.rule.weights, self.objective.base_weights)
         self.terms = [
@@ -93,7 +93,8 @@ class _Trial:
         self.backward_seconds: list[float] = []
         self.encoding_seconds = 0.0
         self.steps = self._plan()
-        self.examples = self._examples()
+        examples = self._examples()
+        self.batches = [prepared.batch_of(rows, step, examples) for step, rows in enumerate(self.steps)]
 
     def _plan(self) -> list[Rows]:
         tokens = self.prepared.tokens
@@ -111,17 +112,17 @@ class _Trial:
         self.encoding_seconds = time.monotonic() - started
         return examples
 
-    def measure(self, rows: Rows) -> None:
+    def measure(self, batch: Batch) -> None:
         """One step: every term's value, and its gradient by itself."""
-        known = self._targets_of(rows)
-        counted = [loss.denominators(known) for loss in self.losses]
+        known = batch.targets.to(self.machine.device)
+        counted = [known.mix(loss.denominators) for loss in self.losses]
         divisors = [float(each.sum()) for each in counted]
         values = np.zeros(len(self.losses))
         gradients: list[Gradients] = [[torch.zeros_like(p) for p in self.parameters] for _ in self.losses]
         seconds = np.zeros(2)
-        for micro in self._cut(rows):
+        for micro in self._cut(batch):
             started = time.monotonic()
-            numerators = self._numerators(micro)
+            numerators = self._numerators(batch, micro)
             sizes = [each.detach().double().cpu().numpy() for each in numerators]
             seconds[0] += time.monotonic() - started
             started = time.monotonic()
@@ -129,28 +130,24 @@ class _Trial:
                 if divisors[k] > 0:
                     self._pull(gradients[k], numerator.sum() / divisors[k])
                     values[k] += sizes[k].sum() / divisors[k]
-                    self._note_labels(self.terms[k], micro, sizes[k])
+                    self._note_labels(self.terms[k], batch.rows[micro], sizes[k])
             seconds[1] += time.monotonic() - started
         for term, value, gradient, count in zip(self.terms, values, gradients, counted, strict=True):
             term.values.append(float(value))
             term.norms.append(_norm(gradient))
-            term.rows += len(rows)
+            term.rows += len(batch.rows)
             term.rows_counted += int((count > 0).sum())
         self.forward_seconds.append(float(seconds[0]))
         self.backward_seconds.append(float(seconds[1]))
 
-    def _cut(self, rows: Rows) -> Iterator[Rows]:
-        most = self.training.micro_batch_rows if self.objective.is_additive else len(rows)
-        return cut_step(rows, self.examples.lengths, max_tokens=self.machine.micro_batch_tokens, max_rows=most)
+    def _cut(self, batch: Batch) -> Iterator[Rows]:
+        most = self.training.micro_batch_rows if self.objective.is_additive else len(batch.rows)
+        return batch.cut(self.machine, most)
 
-    def _targets_of(self, rows: Rows) -> Targets:
-        return self.targets.take(torch.from_numpy(rows)).to(self.machine.device)
-
-    def _numerators(self, micro: Rows) -> list[Tensor]:
-        inputs = {name: tensor.to(self.machine.device) for name, tensor in self.examples.inputs_of(micro).items()}
-        known = self._targets_of(micro)
+    def _numerators(self, batch: Batch, micro: Rows) -> list[Tensor]:
+        inputs, known = batch.part(micro, self.machine.device)
         outputs = run_passes(self.network, self.objective, inputs, known, self.machine)
-        return [loss.numerators(outputs, known) for loss in self.losses]
+        return [known.mix(partial(loss.numerators, outputs)) for loss in self.losses]
 
     def _pull(self, gradient: Gradients, share: Tensor) -> None:
         """Add the gradient of one term's share."""
@@ -161,10 +158,10 @@ class _Trial:
             if part is not None:
                 total += part
 
-    def _note_labels(self, term: Measured, micro: Rows, sizes: NDArray[np.float64]) -> None:
+    def _note_labels(self, term: Measured, rows: Rows, sizes: NDArray[np.float64]) -> None:
         is_finite = np.isfinite(sizes)
-        term.broken_rows += (micro[~is_finite] + 1).tolist()
-        term.by_label += self.labels.spread(micro, np.where(is_finite, np.abs(sizes), 0.0))
+        term.broken_rows += (rows[~is_finite] + 1).tolist()
+        term.by_label += self.labels.spread(rows, np.where(is_finite, np.abs(sizes), 0.0))
 
     # ------------------------------------------------------------------------------------------------------- report
 
@@ -199,19 +196,20 @@ class _Trial:
         rows = np.concatenate(self.steps)
         step = self._seconds_per_step()
         if self.prepared.encoder is None:
-            padding = _padding([micro for some in self.steps for micro in self._cut(some)], lengths)
+            read = [batch.lengths[micro] for batch in self.batches for micro in self._cut(batch)]
             encoding = 0.0
         else:  # the job's encoder reads every text once, those of a length together
             budget = self.machine.micro_batch_tokens
-            tried = list(cut_step(rows, lengths, max_tokens=budget, max_rows=None))
-            every = list(cut_step(np.arange(len(lengths)), lengths, max_tokens=budget, max_rows=None))
-            padding = _padding(every, lengths)
-            encoding = self.encoding_seconds * _padded(every, lengths) / _padded(tried, lengths)
+            tried, read = (
+                [lengths[some] for some in cut_step(which, lengths, max_tokens=budget, max_rows=None)]
+                for which in (rows, np.arange(len(lengths)))
+            )
+            encoding = self.encoding_seconds * _padded(read) / _padded(tried)
         return BatchReport(
             steps=len(self.steps),
             rows=len(rows),
             tokens=int(lengths[rows].sum()),
-            padding_share=padding,
+            padding_share=1 - sum(int(some.sum()) for some in read) / _padded(read),
             seconds_per_step=step,
             estimated_seconds=encoding + step * self._job_steps(),
             device=self.machine.device,
@@ -288,13 +286,9 @@ def _mean_weights(combined: Callable[[Tensor], Tensor], base_weights: Callable[[
     return [round(weight, 9) for weight in combined(base).detach().tolist()]
 
 
-def _padded(cuts: Sequence[Rows], lengths: NDArray[np.int64]) -> int:
-    """Tokens of some micro-batches, padding among them."""
-    return sum(len(micro) * int(lengths[micro].max()) for micro in cuts)
-
-
-def _padding(cuts: Sequence[Rows], lengths: NDArray[np.int64]) -> float:
-    return 1 - sum(int(lengths[micro].sum()) for micro in cuts) / _padded(cuts, lengths)
+def _padded(passes: Sequence[NDArray[np.int64]]) -> int:
+    """Tokens of some passes, padding among them. passes: the lengths of each one's rows."""
+    return sum(len(lengths) * int(lengths.max()) for lengths in passes)
 
 
 def _norm(gradient: Gradients) -> float:

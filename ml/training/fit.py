@@ -173,9 +173,7 @@ class _Loop:
         report = backward_step(
             self.network,
             self.objective,
-            self.examples,
-            self.prepared.targets,
-            rows,
+            self.prepared.batch_of(rows, self.position.step, self.examples),
             self.machine,
             self.training.micro_batch_rows,
             self.position.step / self.steps,

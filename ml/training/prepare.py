@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from ml.artifact.description import ONNX, Description
 from ml.artifact.manifest import file_sha256
 from ml.bases import base_sha256, find_base, read_base_facts
+from ml.data.augmentation import Augmenter
 from ml.data.batches import Rows, cut_step
 from ml.data.cache import ArrayCache, Arrays
 from ml.data.rows import read_columns, read_texts
 from ml.data.samplers import sample_epoch
 from ml.data.splits import Part
-from ml.data.tokens import FeatureTable, TokenTable, token_arrays
+from ml.data.tokens import FeatureTable, TokenTable, token_arrays, word_arrays
 from ml.inference.classifier import OnnxClassifier, open_session
 from ml.losses.base import LossContext, Targets
 from ml.losses.objective import Objective
@@ -47,7 +48,7 @@ from ml.training.continued import Start
 from ml.training.machine import Machine
 from ml.training.optimizers import only_scales_untouched
 from ml.training.run import Placement, RunDirectory
-from ml.training.step import Examples
+from ml.training.step import Batch, Examples
 
 # Raised when the same tokenizer would come to other tokens, or the same encoder to other features.
 TOKENS_VERSION = 1
@@ -96,6 +97,15 @@ class Corpus:
 
         arrays = self._cache.get("tokens", self._tokens_key, make)
         return TokenTable(arrays, pad_id=int(config.pad_token_id or 0))
+
+    @cached_property
+    def marked_tokens(self) -> TokenTable:
+        """The same, with what tells their words apart."""
+
+        def make() -> Iterator[Arrays]:
+            return word_arrays(self.base, read_texts(self.rows, self.facts.columns), self._max_length)
+
+        return self.tokens.beside(self._cache.get("words", self._tokens_key, make))
 
     @cached_property
     def _tokens_key(self) -> dict[str, Any]:
@@ -164,6 +174,7 @@ class Prepared:
     encoder: MeanPooledEncoder | None  # of a frozen run that has its texts to encode
     network: NativeClassifier | FeatureHead
     objective: Objective
+    augmenter: Augmenter | None = None
     features: FeatureTable | None = None  # of a frozen run whose texts are encoded
     begun: str | None = None  # what came along of a model that is trained further
 
@@ -192,6 +203,11 @@ class Prepared:
             seed=training.seed,
             epoch=epoch,
         )
+
+    def batch_of(self, rows: Rows, step: int, examples: Examples) -> Batch:
+        """The rows of an optimizer step, the first of all being step 0, as the network is to read them."""
+        augmented = None if self.augmenter is None else self.augmenter.augment(rows, step)
+        return Batch(examples, self.targets, rows, augmented)
 
 
 def prepare(run: RunDirectory, placement: Placement) -> Prepared:
@@ -232,7 +248,7 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
     if isinstance(network, NativeClassifier):
         tune(network, spec.tuning)
         if only_scales_untouched(spec.training.optimizer):
-            network.compact_words(torch.from_numpy(corpus.used_ids))
+            network.compact_words(torch.from_numpy(_used_ids(corpus, spec)))
     return Prepared(
         corpus=corpus,
         resolved=resolved,
@@ -253,8 +269,28 @@ def assemble(corpus: Corpus, resolved: Resolved, features: FeatureTable | None =
                 train_rows=resolved.train_rows,
             ),
         ),
+        augmenter=_augmenter_of(corpus, spec),
         features=features,
         begun=begun,
+    )
+
+
+def _used_ids(corpus: Corpus, spec: JobSpec) -> NDArray[np.int64]:
+    """The ids that the network will read."""
+    mask = [corpus.base_facts.mask_id for one in spec.training.augmentation if one.type == "mask"]
+    return np.union1d(corpus.used_ids, np.array(mask, np.int64))
+
+
+def _augmenter_of(corpus: Corpus, spec: JobSpec) -> Augmenter | None:
+    asked = spec.training.augmentation
+    if not asked:
+        return None
+    return Augmenter(
+        asked,
+        corpus.tokens if all(one.type == "mixup" for one in asked) else corpus.marked_tokens,
+        mask_id=corpus.base_facts.mask_id,
+        max_length=spec.training.max_length,
+        seed=spec.training.seed,
     )
 
 

@@ -1,6 +1,6 @@
 """One optimizer step: the same loss and gradient however its rows are cut into micro-batches."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ml.data.augmentation import Augmented
 from ml.data.batches import Rows, cut_step
 from ml.losses.base import Targets
 from ml.losses.combine import Gradients
@@ -28,6 +29,33 @@ class Examples(Protocol):
         """The network's inputs for these rows, padded to the longest of them."""
 
 
+class Batch:
+    """The rows of one optimizer step, each by its place in it: as the network reads them, and what is known of them."""
+
+    def __init__(self, examples: Examples, targets: Targets, rows: Rows, augmented: Augmented | None = None) -> None:
+        """rows: their numbers in `examples` and `targets`. augmented: the same rows, where they were changed."""
+        self.rows = rows
+        self.targets = targets.take(torch.from_numpy(rows))
+        self._examples, self._numbers = examples, rows
+        if augmented is not None:
+            self._examples, self._numbers = augmented.examples, np.arange(len(rows))
+            if (mixture := augmented.mixture) is not None:
+                other = self.targets.take(torch.from_numpy(mixture.partners))
+                self.targets = replace(self.targets, other=other, share=torch.from_numpy(mixture.shares))
+        self.lengths = self._examples.lengths[self._numbers]
+
+    def cut(self, machine: Machine, max_rows: int | None) -> Iterator[Rows]:
+        """The places of each micro-batch's rows."""
+        places = np.arange(len(self.rows))
+        return cut_step(places, self.lengths, max_tokens=machine.micro_batch_tokens, max_rows=max_rows)
+
+    def part(self, places: Rows, device: str) -> tuple[dict[str, Tensor], Targets]:
+        """Inputs and targets of the rows at some places."""
+        inputs = self._examples.inputs_of(self._numbers[places])
+        on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
+        return on_device, self.targets.take(torch.from_numpy(places)).to(device)
+
+
 @dataclass(frozen=True)
 class StepReport:
     """What one step did. Gradients are left on the network, not yet clipped."""
@@ -42,22 +70,20 @@ class StepReport:
 def backward_step(
     network: nn.Module,
     objective: Objective,
-    examples: Examples,
-    targets: Targets,
-    rows: Rows,
+    batch: Batch,
     machine: Machine,
     micro_batch_rows: int | None,
     progress: float,
 ) -> StepReport:
-    """Accumulate the gradient of the objective over all `rows`.
+    """Accumulate the gradient of the objective over all rows of a step.
 
-    targets: of the whole table. Every divisor is that of the whole step, known before the first forward pass, so each
-    micro-batch adds exactly its share. progress: share of all steps made, for scheduled weights.
+    Every divisor is that of the whole step, known before the first forward pass, so each micro-batch adds exactly its
+    share. progress: share of all steps made, for scheduled weights.
     Raises NothingToLearnError when no row of the step counts.
     """
-    step_targets = targets.take(torch.from_numpy(rows)).to(machine.device)
+    rows = batch.rows
     try:
-        denominators = objective.denominators(step_targets)
+        denominators = objective.denominators(batch.targets.to(machine.device))
     except ValueError as error:
         raise NothingToLearnError(f"{error} (rows {', '.join(str(row + 1) for row in rows[:5])}, …)") from error
     base = objective.base_weights(progress)
@@ -66,9 +92,8 @@ def backward_step(
     by_term: list[Gradients] = []
     padded = 0
     most_rows = micro_batch_rows if objective.is_additive else len(rows)
-    for micro in cut_step(rows, examples.lengths, max_tokens=machine.micro_batch_tokens, max_rows=most_rows):
-        inputs = {name: tensor.to(machine.device) for name, tensor in examples.inputs_of(micro).items()}
-        known = targets.take(torch.from_numpy(micro)).to(machine.device)
+    for micro in batch.cut(machine, most_rows):
+        inputs, known = batch.part(micro, machine.device)
         outputs = run_passes(network, objective, inputs, known, machine)
         shares = objective.shares(outputs, known, denominators).double().cpu()
         if rule.needs_term_gradients:
@@ -76,7 +101,7 @@ def backward_step(
         else:
             (rule.weights(base) * shares).sum().backward()  # type: ignore[no-untyped-call]
         totals += shares.detach()
-        padded += len(micro) * int(examples.lengths[micro].max())
+        padded += len(micro) * int(batch.lengths[micro].max())
     weights = rule.weights(base).detach()
     if rule.needs_term_gradients:
         _set_gradients(network, rule.merge(by_term, weights, totals))
@@ -86,7 +111,7 @@ def backward_step(
             penalty.backward()  # type: ignore[no-untyped-call]
             loss += float(penalty.detach())
     rule.observe(totals)
-    return StepReport(loss, objective.named(totals), len(rows), int(examples.lengths[rows].sum()), padded)
+    return StepReport(loss, objective.named(totals), len(rows), int(batch.lengths.sum()), padded)
 
 
 def run_passes(

@@ -24,10 +24,16 @@ BERT_LAYERS = (
 
 def base(**changes: Any) -> BaseFacts:
     """A small encoder."""
-    whole = {"name": "small", "model_type": "bert", "hidden_size": 384, "layers": 6, "heads": 12, "dropout": 0.1}
-    return BaseFacts.model_validate(
-        {**whole, "max_length": 512, "vocabulary": 100, "parameters": 1000, "linear_layers": BERT_LAYERS, **changes}
-    )
+    whole: dict[str, Any] = {
+        "name": "small",
+        "model_type": "bert",
+        "hidden_size": 384,
+        "layers": 6,
+        "heads": 12,
+        "dropout": 0.1,
+    }
+    whole |= {"max_length": 512, "vocabulary": 100, "parameters": 1000, "mask_id": 4, "linear_layers": BERT_LAYERS}
+    return BaseFacts.model_validate({**whole, **changes})
 
 
 class Dataset:

@@ -27,6 +27,7 @@ BASE = BaseFacts(
     layers=12,
     heads=12,
     dropout=0.1,
+    mask_id=103,
     max_length=512,
     vocabulary=30_522,
     parameters=22_000_000,

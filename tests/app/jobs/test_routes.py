@@ -321,6 +321,7 @@ def test_the_resolved_spec_is_echoed_with_every_default(house: House) -> None:
             "max_steps": None,
             "batch_size": 32,
             "sampler": {"type": "shuffle"},
+            "augmentation": [],
             "micro_batch_rows": None,
             "max_length": 128,
             "dropout": None,

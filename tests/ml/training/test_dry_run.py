@@ -55,7 +55,7 @@ def test_one_term_is_the_loss_and_gradient_of_the_first_steps(tmp_path: Path, ti
     for rows in plan[:MOST_STEPS]:
         prepared.network.zero_grad()
         step = backward_step(
-            prepared.network, prepared.objective, prepared.tokens, prepared.targets, rows, MACHINE, None, 0.0
+            prepared.network, prepared.objective, prepared.batch_of(rows, 0, prepared.tokens), MACHINE, None, 0.0
         )
         losses.append(step.loss)
         norms.append(

@@ -217,9 +217,8 @@ def test_a_step_is_the_same_however_it_is_cut_and_never_cut_where_rows_are_coupl
         network.zero_grad()
         machine = replace(MACHINE, micro_batch_tokens=tokens)
         with counted_passes(network) as seen:
-            report = backward_step(
-                network, objective, prepared.tokens, prepared.targets, rows, machine, micro_batch_rows, 0.5
-            )
+            batch = prepared.batch_of(rows, 0, prepared.tokens)
+            report = backward_step(network, objective, batch, machine, micro_batch_rows, 0.5)
         gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
         return report, float(torch.cat(gradients).norm()), seen
 

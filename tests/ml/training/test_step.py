@@ -22,7 +22,7 @@ from ml.models.classifier import FeatureHead, load_native
 from ml.specs.losses.composition import Loss
 from ml.training.machine import Machine
 from ml.training.optimizers import clip_gradients
-from ml.training.step import StepReport, backward_step
+from ml.training.step import Batch, StepReport, backward_step
 from tests.ml.runs import MACHINE
 from tests.tiny_base import LABEL_WORDS, learnable_rows
 
@@ -82,9 +82,7 @@ class Example:
         report = backward_step(
             self.network,
             objective_of(loss),
-            self.tokens,
-            self.targets,
-            np.arange(len(self.targets.labels)),
+            Batch(self.tokens, self.targets, np.arange(len(self.targets.labels))),
             machine,
             rows_at_once,
             0.0,
@@ -186,7 +184,7 @@ def head_step(labels: list[int], loss: Any, machine: Machine = MACHINE) -> tuple
     features, targets = FeatureTable(np.ones((len(labels), 1), np.float32)), Targets(torch.tensor(labels))
     spec: Any = TypeAdapter(Loss).validate_python(loss)
     objective = Objective(spec, LossContext(labels=("no", "yes"), train_counts={"no": 1, "yes": 1}))
-    return backward_step(head, objective, features, targets, np.arange(len(labels)), machine, None, 0.0), head
+    return backward_step(head, objective, Batch(features, targets, np.arange(len(labels))), machine, None, 0.0), head
 
 
 def test_rows_without_a_target_count_for_nothing() -> None:
