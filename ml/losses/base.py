@@ -32,13 +32,10 @@ class Targets:
 
     def take(self, rows: Tensor) -> "Targets":
         """Those of some rows, given by number (B,)."""
-        return self._each(lambda tensor: tensor[rows])
+        return self.each(lambda tensor: tensor[rows])
 
-    def to(self, device: str) -> "Targets":
-        """The same on a device."""
-        return self._each(lambda tensor: tensor.to(device))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Targets":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Targets":
+        """Those that `change` makes of them, say on another device."""
         groups = None if self.groups is None else change(self.groups)
         teacher = None if self.teacher is None else change(self.teacher)
         return Targets(change(self.labels), groups, teacher)

@@ -144,10 +144,10 @@ class _Trial:
         return cut_step(rows, self.examples.lengths, max_tokens=self.machine.micro_batch_tokens, max_rows=most)
 
     def _targets_of(self, rows: Rows) -> Targets:
-        return self.targets.take(torch.from_numpy(rows)).to(self.machine.device)
+        return self.targets.take(torch.from_numpy(rows)).each(self.machine.put)
 
     def _numerators(self, micro: Rows) -> list[Tensor]:
-        inputs = {name: tensor.to(self.machine.device) for name, tensor in self.examples.inputs_of(micro).items()}
+        inputs = {name: self.machine.put(tensor) for name, tensor in self.examples.inputs_of(micro).items()}
         known = self._targets_of(micro)
         outputs = run_passes(self.network, self.objective, inputs, known, self.machine)
         return [loss.numerators(outputs, known) for loss in self.losses]

@@ -1,6 +1,6 @@
 """One optimizer step: the same loss and gradient however its rows are cut into micro-batches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from ml.data.batches import Rows, cut_step
 from ml.losses.base import Targets
-from ml.losses.combine import Gradients
+from ml.losses.combine import CombineRule, Gradients
 from ml.losses.objective import Objective
 from ml.models.classifier import NativeClassifier
 from ml.models.outputs import Outputs
@@ -30,13 +31,29 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did. Gradients are left on the network, not yet clipped."""
+    """What one step did. Gradients are left on the network, not yet unscaled or clipped.
 
-    loss: float
-    terms: Mapping[str, float]
+    Its numbers stay on the device until they are asked for: a GPU must be waited for then.
+    """
+
+    values: Tensor  # (1 + K,) float64: the loss, and each term
+    names: Sequence[str]  # of the K terms
     rows: int
     real_tokens: int
     padded_tokens: int
+
+    @property
+    def loss(self) -> float:
+        """What was minimised."""
+        return float(self.values[0])
+
+    @property
+    def terms(self) -> Mapping[str, float]:
+        """Each term by its name, not weighted."""
+        return dict(zip(self.names, self.values[1:].tolist(), strict=True))
+
+
+UNSCALED = GradScaler(enabled=False)
 
 
 def backward_step(
@@ -48,53 +65,59 @@ def backward_step(
     machine: Machine,
     micro_batch_rows: int | None,
     progress: float,
+    scaler: GradScaler = UNSCALED,
 ) -> StepReport:
-    """Accumulate the gradient of the objective over all `rows`.
+    """Accumulate the gradient of the objective over all `rows`, times the scaler's factor.
 
-    targets: of the whole table. Every divisor is that of the whole step, known before the first forward pass, so each
-    micro-batch adds exactly its share. progress: share of all steps made, for scheduled weights.
+    targets: of the whole table, on the CPU. Every divisor is that of the whole step, known before the first forward
+    pass, so each micro-batch adds exactly its share. progress: share of all steps made, for scheduled weights.
     Raises NothingToLearnError when no row of the step counts.
     """
-    step_targets = targets.take(torch.from_numpy(rows)).to(machine.device)
     try:
-        denominators = objective.denominators(step_targets)
+        denominators = objective.denominators(targets.take(torch.from_numpy(rows)))
     except ValueError as error:
         raise NothingToLearnError(f"{error} (rows {', '.join(str(row + 1) for row in rows[:5])}, …)") from error
-    base = objective.base_weights(progress)
+    base = machine.put(objective.base_weights(progress))
     rule = objective.rule
-    totals = torch.zeros(len(denominators), dtype=torch.float64)
+    totals = torch.zeros(len(denominators), dtype=torch.float64, device=machine.device)
     by_term: list[Gradients] = []
     padded = 0
     most_rows = micro_batch_rows if objective.is_additive else len(rows)
     for micro in cut_step(rows, examples.lengths, max_tokens=machine.micro_batch_tokens, max_rows=most_rows):
-        inputs = {name: tensor.to(machine.device) for name, tensor in examples.inputs_of(micro).items()}
-        known = targets.take(torch.from_numpy(micro)).to(machine.device)
-        outputs = run_passes(network, objective, inputs, known, machine)
-        shares = objective.shares(outputs, known, denominators).double().cpu()
+        inputs = {name: machine.put(tensor) for name, tensor in examples.inputs_of(micro).items()}
+        known = targets.take(torch.from_numpy(micro)).each(machine.put)
+        outputs = run_passes(network, objective, inputs, known, machine, scaler)
+        shares = objective.shares(outputs, known, denominators).double()
         if rule.needs_term_gradients:
-            by_term = _accumulate(by_term, shares, network)
+            by_term = _accumulate(by_term, scaler.scale(shares), network)
         else:
-            (rule.weights(base) * shares).sum().backward()  # type: ignore[no-untyped-call]
+            scaler.scale((rule.weights(base) * shares).sum()).backward()  # type: ignore[no-untyped-call]
         totals += shares.detach()
         padded += len(micro) * int(examples.lengths[micro].max())
     weights = rule.weights(base).detach()
     if rule.needs_term_gradients:
-        _set_gradients(network, rule.merge(by_term, weights, totals))
-    loss = float((weights * totals).sum())
+        _set_gradients(network, _merge(rule, by_term, weights, totals, scaler))
+    loss = (weights * totals).sum()
     for penalty in (rule.penalty(), network.tuner.penalty() if isinstance(network, NativeClassifier) else None):
         if penalty is not None:
-            penalty.backward()  # type: ignore[no-untyped-call]
-            loss += float(penalty.detach())
+            scaler.scale(penalty).backward()  # type: ignore[no-untyped-call]
+            loss += penalty.detach()
     rule.observe(totals)
-    return StepReport(loss, objective.named(totals), len(rows), int(examples.lengths[rows].sum()), padded)
+    values = torch.cat([loss[None], totals])
+    return StepReport(values, objective.names, len(rows), int(examples.lengths[rows].sum()), padded)
 
 
 def run_passes(
-    network: nn.Module, objective: Objective, inputs: dict[str, Tensor], targets: Targets, machine: Machine
+    network: nn.Module,
+    objective: Objective,
+    inputs: dict[str, Tensor],
+    targets: Targets,
+    machine: Machine,
+    scaler: GradScaler = UNSCALED,
 ) -> Outputs:
     """The forward passes that the objective's terms need, in full precision."""
     if "adversarial" in objective.needs:
-        return _with_adversarial(network, objective, inputs, targets, machine)
+        return _with_adversarial(network, objective, inputs, targets, machine, scaler)
     with machine.autocast():
         outputs: Outputs = network(**inputs)
         second = network(**inputs) if "second_forward" in objective.needs else None
@@ -102,9 +125,17 @@ def run_passes(
 
 
 def _with_adversarial(
-    network: nn.Module, objective: Objective, inputs: dict[str, Tensor], targets: Targets, machine: Machine
+    network: nn.Module,
+    objective: Objective,
+    inputs: dict[str, Tensor],
+    targets: Targets,
+    machine: Machine,
+    scaler: GradScaler,
 ) -> Outputs:
-    """A further pass over word embeddings moved by ε along the gradient of the task's loss, row by row."""
+    """A further pass over word embeddings moved by ε along the gradient of the task's loss, row by row.
+
+    Where the scaled gradient overflows float16, it moves nothing: the step is skipped then, or the scale lower soon.
+    """
     assert isinstance(network, NativeClassifier), "a spec that trains no encoder is refused"
     with machine.autocast(), network.watched_words() as words:
         outputs = network(**inputs)
@@ -115,8 +146,11 @@ def _with_adversarial(
     full = outputs.in_full_precision()
     was_training = objective.main.training
     objective.main.eval()  # a loss with a state of its own must not take this for a step
-    (slope,) = torch.autograd.grad(objective.main.numerators(full, targets).sum(), words[0], retain_graph=True)
+    numerator = scaler.scale(objective.main.numerators(full, targets).sum())
+    (slope,) = torch.autograd.grad(numerator, words[0], retain_graph=True)
     objective.main.train(was_training)
+    if scaler.is_enabled():
+        slope = slope.nan_to_num(0.0, 0.0, 0.0)
     length = slope.float().flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
     with machine.autocast(), network.moved_words((objective.epsilon * slope / length).detach()):
         adversarial = network(**inputs)
@@ -149,6 +183,17 @@ def _accumulate(by_term: list[Gradients], shares: Tensor, network: nn.Module) ->
     if not by_term:
         return fresh
     return [[a + b for a, b in zip(old, new, strict=True)] for old, new in zip(by_term, fresh, strict=True)]
+
+
+def _merge(
+    rule: CombineRule, by_term: list[Gradients], weights: Tensor, totals: Tensor, scaler: GradScaler
+) -> Gradients:
+    """What the rule makes of the terms' gradients, which it sees unscaled; scaled as they came."""
+    if not scaler.is_enabled():
+        return rule.merge(by_term, weights, totals)
+    scale = scaler.scale(torch.ones((), device=totals.device))
+    merged = rule.merge([[part / scale for part in one] for one in by_term], weights, totals)
+    return [part * scale for part in merged]
 
 
 def _set_gradients(network: nn.Module, gradients: Gradients) -> None:
