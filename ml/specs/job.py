@@ -87,6 +87,10 @@ class Training(Spec):
         description="Of the forward pass; auto takes bfloat16 where the device does it well, else float16 on a GPU. "
         "float16 is for GPUs, and scales gradients. Losses: float32.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile training steps by torch.compile, over few lengths. For GPUs; on a CPU rarely worth it.",
+    )
     early_stopping: EarlyStopping | None = None
     checkpoint_every_seconds: float = Field(60, ge=0, le=86_400)
     seed: int = Field(17, ge=0, le=2**32 - 1)

@@ -235,7 +235,7 @@ class _EncodedRows:
 
     def __init__(self, prepared: Prepared, rows: Rows, machine: Machine) -> None:
         assert prepared.encoder is not None, "a frozen run has an encoder"
-        self.lengths = np.ones_like(prepared.tokens.lengths)
+        self.lengths = self.widths = np.ones_like(prepared.tokens.lengths)
         self._places = {row: place for place, row in enumerate(rows.tolist())}
         self._features = FeatureTable(
             encode_rows(prepared.encoder, prepared.tokens, rows, machine, told=lambda _done: None)

@@ -23,6 +23,7 @@ from ml.models.classifier import NativeClassifier
 from ml.tasks.base import Task
 from ml.tasks.build import TaskState, fitted_state
 from ml.training.checkpoint import Position, differences, load_checkpoint, save_checkpoint, trainable_state
+from ml.training.compiled import LENGTHS, CompiledNetwork
 from ml.training.ema import AveragedWeights
 from ml.training.errors import NonFiniteLossError, StoppedError
 from ml.training.machine import Machine
@@ -91,6 +92,10 @@ class _Loop:
         self.average = None if decay is None else AveragedWeights(self.network, decay)
         self.task = prepared.task
         self.examples = self._examples()
+        self.forward = None
+        if self.training.compile:
+            assert isinstance(self.network, NativeClassifier), "a spec that compiles a frozen run is refused"
+            self.forward = CompiledNetwork(self.network)
         self.train_rows = prepared.rows_of(Part.TRAIN)
         self.validation_rows = prepared.rows_of(Part.VALIDATION)
         self.steps_per_epoch = steps_per_epoch(len(self.train_rows), self.training.batch_size)
@@ -108,7 +113,7 @@ class _Loop:
             return self.prepared.features
         encoder = self.prepared.encoder
         if encoder is None:
-            return self.prepared.tokens
+            return self.prepared.tokens.in_buckets(LENGTHS) if self.training.compile else self.prepared.tokens
 
         def told(done: int, rows: int) -> None:
             if self.stop():
@@ -181,6 +186,7 @@ class _Loop:
             self.training.micro_batch_rows,
             self.position.step / self.steps,
             self.scaler,
+            self.forward,
         )
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.network, self.training.max_grad_norm)

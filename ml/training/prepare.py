@@ -319,7 +319,7 @@ def logits_of(network: nn.Module, examples: Examples, rows: Rows, machine: Machi
     network.eval()
     answers: dict[int, NDArray[np.float32]] = {}
     with torch.no_grad():
-        for some in cut_step(rows, examples.lengths, max_tokens=machine.micro_batch_tokens, max_rows=None):
+        for some in cut_step(rows, examples.widths, max_tokens=machine.micro_batch_tokens, max_rows=None):
             inputs = {name: machine.put(tensor) for name, tensor in examples.inputs_of(some).items()}
             with machine.autocast():
                 logits = network(**inputs).in_full_precision().logits.cpu().numpy()

@@ -1,6 +1,6 @@
 """One optimizer step: the same loss and gradient however its rows are cut into micro-batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,10 +23,11 @@ from ml.training.machine import Machine
 class Examples(Protocol):
     """Rows a network can read: tokens, or features that were encoded before."""
 
-    lengths: NDArray[np.int64]
+    lengths: NDArray[np.int64]  # (N,)
+    widths: NDArray[np.int64]  # (N,) lengths, or the next of those that rows are padded to
 
     def inputs_of(self, rows: Rows) -> dict[str, Tensor]:
-        """The network's inputs for these rows, padded to the longest of them."""
+        """The network's inputs for these rows, padded to the widest of them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class StepReport:
 
 
 UNSCALED = GradScaler(enabled=False)
+Forward = Callable[..., Outputs]
 
 
 def backward_step(
@@ -66,11 +68,13 @@ def backward_step(
     micro_batch_rows: int | None,
     progress: float,
     scaler: GradScaler = UNSCALED,
+    forward: Forward | None = None,
 ) -> StepReport:
     """Accumulate the gradient of the objective over all `rows`, times the scaler's factor.
 
     targets: of the whole table, on the CPU. Every divisor is that of the whole step, known before the first forward
     pass, so each micro-batch adds exactly its share. progress: share of all steps made, for scheduled weights.
+    forward: the network compiled, where it is.
     Raises NothingToLearnError when no row of the step counts.
     """
     try:
@@ -83,17 +87,17 @@ def backward_step(
     by_term: list[Gradients] = []
     padded = 0
     most_rows = micro_batch_rows if objective.is_additive else len(rows)
-    for micro in cut_step(rows, examples.lengths, max_tokens=machine.micro_batch_tokens, max_rows=most_rows):
+    for micro in cut_step(rows, examples.widths, max_tokens=machine.micro_batch_tokens, max_rows=most_rows):
         inputs = {name: machine.put(tensor) for name, tensor in examples.inputs_of(micro).items()}
         known = targets.take(torch.from_numpy(micro)).each(machine.put)
-        outputs = run_passes(network, objective, inputs, known, machine, scaler)
+        outputs = run_passes(forward or network, objective, inputs, known, machine, scaler)
         shares = objective.shares(outputs, known, denominators).double()
         if rule.needs_term_gradients:
             by_term = _accumulate(by_term, scaler.scale(shares), network)
         else:
             scaler.scale((rule.weights(base) * shares).sum()).backward()  # type: ignore[no-untyped-call]
         totals += shares.detach()
-        padded += len(micro) * int(examples.lengths[micro].max())
+        padded += len(micro) * int(examples.widths[micro].max())
     weights = rule.weights(base).detach()
     if rule.needs_term_gradients:
         _set_gradients(network, _merge(rule, by_term, weights, totals, scaler))
@@ -108,7 +112,7 @@ def backward_step(
 
 
 def run_passes(
-    network: nn.Module,
+    network: Forward,
     objective: Objective,
     inputs: dict[str, Tensor],
     targets: Targets,
@@ -125,7 +129,7 @@ def run_passes(
 
 
 def _with_adversarial(
-    network: nn.Module,
+    network: Forward,
     objective: Objective,
     inputs: dict[str, Tensor],
     targets: Targets,
@@ -136,7 +140,7 @@ def _with_adversarial(
 
     Where the scaled gradient overflows float16, it moves nothing: the step is skipped then, or the scale lower soon.
     """
-    assert isinstance(network, NativeClassifier), "a spec that trains no encoder is refused"
+    assert isinstance(network, NativeClassifier), "a spec that trains no encoder, or compiles it, is refused"
     with machine.autocast(), network.watched_words() as words:
         outputs = network(**inputs)
     second = None
