@@ -111,7 +111,8 @@ def bucketed(lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
             edges.append(ends[i - 1])
             i = cut[i]
     few = np.array(edges[::-1], np.int64)
-    return few[np.searchsorted(few, rounded)]
+    widths: NDArray[np.int64] = few[np.searchsorted(few, rounded)]
+    return widths
 
 
 class FeatureTable:
