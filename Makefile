@@ -5,7 +5,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test prove-losses check format bench bench-uploads bench-first-step bench-losses bench-training clean
+.PHONY: help setup demo up test prove-losses check format bench bench-uploads bench-first-step bench-losses bench-training bench-training-gpu clean
 
 help:            ## Show this help
 	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  +## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ bench-losses: $(SETUP)  ## What the losses' papers claim, over 5 seeds (hours; g
 
 bench-training: $(SETUP)  ## Speed and accuracy against transformers' Trainer (hours; --quick in the module's help)
 	$(BIN)/python -m benchmarks.training
+
+bench-training-gpu: $(SETUP)  ## Speed on a GPU against transformers' Trainer (not part of bench: it needs a GPU)
+	$(BIN)/python -m benchmarks.training_gpu
 
 clean:           ## Remove the virtual environment and the caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -19,6 +19,13 @@ def check_augmentation(spec: JobSpec, loss: Any, base: BaseFacts) -> None:
             "'augmentation' out, or use another tuning.",
             "augmentation_does_not_fit",
         )
+    if asked and spec.training.compile:
+        raise refuse(
+            "/training/compile",
+            "an augmented row has a length of its own in every epoch, and compiled code is made for few lengths. Leave "
+            "'compile' out, or 'augmentation'.",
+            "augmentation_does_not_fit",
+        )
     if "mask" in asked and base.mask_id is None:
         raise refuse(
             asked["mask"],

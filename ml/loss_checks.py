@@ -134,6 +134,12 @@ def _check_needs(pointer: str, loss: LossSpec, spec: JobSpec, facts: DatasetFact
             f"'{loss.type}' trains the encoder, but tuning 'frozen' leaves nothing of it to train. Use tuning 'full'.",
             "nothing_to_train",
         )
+    if spec.training.compile and "adversarial" in loss.needs:
+        raise refuse(
+            "/training/compile",
+            f"'{loss.type}' moves word embeddings inside the network, where compiled code cannot be reached. Leave "
+            f"'compile' out, or '{loss.type}'.",
+        )
     given = spec.training.dropout
     has_dropout = given > 0 if given is not None else not is_frozen and base.dropout != 0
     has_dropout = has_dropout or getattr(spec.tuning, "dropout", 0) > 0

@@ -30,6 +30,11 @@ def resolve_tuning(spec: Setup, base: BaseFacts) -> Tuning:
         _check_parts(tuning, base)
         return tuning
     if isinstance(tuning, FrozenTuning):
+        if spec.training.compile:
+            raise refuse(
+                "/training/compile",
+                "tuning 'frozen' trains a head alone, and there is nothing in it to compile. Leave 'compile' out.",
+            )
         return tuning
     if isinstance(tuning, PromptTuning | PrefixTuning):
         _check_virtual_tokens(tuning, spec, base)

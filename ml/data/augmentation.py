@@ -37,7 +37,7 @@ class MixedTable:
 
     def __init__(self, tokens: TokenTable, mixture: Mixture) -> None:
         self._tokens, self._mixture = tokens, mixture
-        self.lengths = np.maximum(tokens.lengths, tokens.lengths[mixture.partners])
+        self.lengths = self.widths = np.maximum(tokens.lengths, tokens.lengths[mixture.partners])
 
     def inputs_of(self, rows: Rows) -> dict[str, Tensor]:
         """The inputs of a `TokenTable`, other_ids (B, L) int64, and shares (B, L, 2) float32 of the two words."""

@@ -35,11 +35,7 @@ class Targets:
 
     def take(self, rows: Tensor) -> "Targets":
         """Those of some rows, given by number (B,)."""
-        return self._each(lambda tensor: tensor[rows])
-
-    def to(self, device: str) -> "Targets":
-        """The same on a device."""
-        return self._each(lambda tensor: tensor.to(device))
+        return self.each(lambda tensor: tensor[rows])
 
     def mix(self, of: Callable[["Targets"], Tensor]) -> Tensor:
         """What rows come to (N,): by their own targets, and where they are mixed by both, each with its share."""
@@ -49,10 +45,11 @@ class Targets:
         share = self.share.to(own.dtype)
         return share * own + (1 - share) * of(self.other)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Targets":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Targets":
+        """Those that `change` makes of them, say on another device."""
         groups = None if self.groups is None else change(self.groups)
         teacher = None if self.teacher is None else change(self.teacher)
-        other = None if self.other is None else self.other._each(change)
+        other = None if self.other is None else self.other.each(change)
         share = None if self.share is None else change(self.share)
         return Targets(change(self.labels), groups, teacher, other, share)
 

@@ -117,10 +117,9 @@ class Dwa(CombineRule):
     def weights(self, base: Tensor) -> Tensor:
         """See the class."""
         before, last = self.past
-        if bool(self.past.isnan().any()):
-            return base
         ratio = torch.where(before > 0, last / before, 1.0)
-        return base * self.terms * torch.softmax(ratio / self.temperature, -1)
+        paced = base * self.terms * torch.softmax(ratio / self.temperature, -1)
+        return torch.where(self.past.isnan().any(), base, paced)
 
     def observe(self, losses: Tensor) -> None:
         """Sum up the epoch."""
@@ -164,7 +163,8 @@ class GradNorm(CombineRule):
     def _move(self, weights: Tensor, norms: Tensor, losses: Tensor) -> None:
         """One step down Σ |w_k ‖g_k‖ − wanted_k|, its slopes taken relative to their mean."""
         scaled = weights * norms
-        active = scaled > 0  # a term that a schedule holds at 0, or without a row, has no norm to bring near the others
+        # A term that a schedule holds at 0, without a row, or that overflowed has no norm to bring near the others.
+        active = (scaled > 0) & scaled.isfinite()
         if int(active.sum()) < 2:
             return
         pace = torch.where(self.first > 0, losses / self.first, 1.0).clamp_min(0)[active]
@@ -216,7 +216,8 @@ class Rlw(CombineRule):
     def observe(self, losses: Tensor) -> None:
         """Draw for the next step: within a step every micro-batch must see the same weights."""
         del losses
-        self.drawn.copy_(self.terms * torch.softmax(torch.randn(self.terms, dtype=torch.float64), -1))
+        drawn = torch.softmax(torch.randn(self.terms, dtype=torch.float64), -1)
+        self.drawn.copy_(self.terms * drawn, non_blocking=True)
 
 
 COMBINES: dict[str, type[CombineRule]] = {

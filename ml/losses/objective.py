@@ -1,8 +1,10 @@
 """What a step minimises: weighted terms, combined. It knows shares of losses, not how the network made them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,13 @@ class Objective(nn.Module):
         for loss in self._losses:
             if isinstance(loss, FgmLoss):
                 loss.stand_beside(self.main)
+        self._counting = self._losses
+
+    def on(self, device: str) -> Self:
+        """Move to a device, but for a copy of the terms that counts: a GPU would have to be waited for."""
+        if device != "cpu":
+            self._counting = list(deepcopy(self.losses))  # type: ignore[arg-type]
+        return self.to(device)
 
     @property
     def names(self) -> list[str]:
@@ -62,12 +71,12 @@ class Objective(nn.Module):
         return next(loss.epsilon for loss in self._losses if isinstance(loss, FgmLoss))
 
     def denominators(self, targets: Targets) -> list[float]:
-        """The divisor of each term over all rows of a step.
+        """The divisor of each term over all rows of a step, whose targets are on the CPU wherever the objective is.
 
         Raises ValueError where a task's loss has none: every label ignored, or of weight 0. An auxiliary term without
         a row to act on adds nothing.
         """
-        sums = [float(targets.mix(loss.denominators).sum()) for loss in self._losses]
+        sums = [float(targets.mix(loss.denominators).sum()) for loss in self._counting]
         for fact, total in zip(self.facts, sums, strict=True):
             if total <= 0 and not fact.is_auxiliary:
                 raise ValueError(
@@ -89,12 +98,8 @@ class Objective(nn.Module):
 
     def begin_epoch(self, epoch: int) -> None:
         """Tell the terms."""
-        for loss in self._losses:
+        for loss in (*self._losses, *self._counting):
             loss.begin_epoch(epoch)
-
-    def named(self, values: Tensor) -> Mapping[str, float]:
-        """(K,) values by term."""
-        return dict(zip(self.names, values.tolist(), strict=True))
 
     @property
     def _losses(self) -> list[Loss]:

@@ -25,6 +25,9 @@ class AdaLoraTuner(MergingTuner):
         """Watch the weights, and take ranks away by the schedule."""
         if steps < 2:
             return
+        for weight in self.peft.model.parameters():
+            if weight.grad is not None:  # of a step that overflowed float16, and was skipped
+                weight.grad.nan_to_num_(0.0, 0.0, 0.0)
         self._config.total_step = steps
         self._config.tinit = int(self._spec.initial * steps)
         # One step at least is watched before the ranks are settled.

@@ -88,8 +88,14 @@ class Training(Spec):
         lt=1,
         description="Measure and keep a moving average of the weights, in which a step back counts so much as often.",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of the forward pass; auto takes bfloat16 where the processor has it. Losses: float32."
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Of the forward pass; auto takes bfloat16 where the device does it well, else float16 on a GPU. "
+        "float16 is for GPUs, and scales gradients. Losses: float32.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile training steps by torch.compile, over few lengths. For GPUs; on a CPU rarely worth it.",
     )
     early_stopping: EarlyStopping | None = None
     checkpoint_every_seconds: float = Field(60, ge=0, le=86_400)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from ml.artifact.manifest import DamagedFolderError, publish_folder, read_manifest, verify_folder
@@ -48,6 +49,7 @@ def save_checkpoint(
     network: nn.Module,
     objective: nn.Module,
     optimizer: Optimizer,
+    scaler: GradScaler,
     position: Position,
     best: dict[str, Tensor] | None,
     average: dict[str, Tensor] | None,
@@ -64,7 +66,13 @@ def save_checkpoint(
             shutil.rmtree(target)
         else:
             return target
-    facts = {"step": position.step, "position": asdict(position), "fingerprint": fingerprint, "python_rng": _python()}
+    facts = {
+        "step": position.step,
+        "position": asdict(position),
+        "scaler": scaler.state_dict(),
+        "fingerprint": fingerprint,
+        "python_rng": _python(),
+    }
     with publish_folder(target, facts) as temporary:
         save_file(contiguous(trainable_state(network)), temporary / WEIGHTS)
         save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
@@ -86,6 +94,7 @@ def load_checkpoint(
     network: nn.Module,
     objective: nn.Module,
     optimizer: Optimizer,
+    scaler: GradScaler,
     average: AveragedWeights | None,
     fingerprint: dict[str, Any],
 ) -> tuple[Position, dict[str, Tensor] | None]:
@@ -101,11 +110,13 @@ def load_checkpoint(
     network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     objective.load_state_dict(load_file(folder / OBJECTIVE))
     _restore_optimizer(optimizer, load_file(folder / OPTIMIZER))
+    if state := manifest["scaler"]:  # none, of a run whose device had a better precision
+        scaler.load_state_dict(state)
     if average is not None:
         average.load(load_file(folder / AVERAGE))
     _restore_rng(load_file(folder / RNG), manifest["python_rng"])
-    state = manifest["position"]
-    position = Position(**{**state, "patience": Patience(**state["patience"])})
+    at = manifest["position"]
+    position = Position(**{**at, "patience": Patience(**at["patience"])})
     return position, load_file(folder / BEST) if (folder / BEST).exists() else None
 
 

@@ -114,7 +114,7 @@ class _Trial:
 
     def measure(self, batch: Batch) -> None:
         """One step: every term's value, and its gradient by itself."""
-        known = batch.targets.to(self.machine.device)
+        known = batch.targets.each(self.machine.put)
         counted = [known.mix(loss.denominators) for loss in self.losses]
         divisors = [float(each.sum()) for each in counted]
         values = np.zeros(len(self.losses))
@@ -145,7 +145,7 @@ class _Trial:
         return batch.cut(self.machine, most)
 
     def _numerators(self, batch: Batch, micro: Rows) -> list[Tensor]:
-        inputs, known = batch.part(micro, self.machine.device)
+        inputs, known = batch.part(micro, self.machine)
         outputs = run_passes(self.network, self.objective, inputs, known, self.machine)
         return [known.mix(partial(loss.numerators, outputs)) for loss in self.losses]
 
@@ -233,7 +233,7 @@ class _EncodedRows:
 
     def __init__(self, prepared: Prepared, rows: Rows, machine: Machine) -> None:
         assert prepared.encoder is not None, "a frozen run has an encoder"
-        self.lengths = np.ones_like(prepared.tokens.lengths)
+        self.lengths = self.widths = np.ones_like(prepared.tokens.lengths)
         self._places = {row: place for place, row in enumerate(rows.tolist())}
         self._features = FeatureTable(
             encode_rows(prepared.encoder, prepared.tokens, rows, machine, told=lambda _done: None)

@@ -23,6 +23,7 @@ from ml.models.classifier import NativeClassifier
 from ml.tasks.base import Task
 from ml.tasks.build import TaskState, fitted_state
 from ml.training.checkpoint import Position, differences, load_checkpoint, save_checkpoint, trainable_state
+from ml.training.compiled import LENGTHS, CompiledNetwork
 from ml.training.ema import AveragedWeights
 from ml.training.errors import NonFiniteLossError, StoppedError
 from ml.training.machine import Machine
@@ -84,19 +85,24 @@ class _Loop:
         self.fingerprint = fingerprint
         self.training = prepared.spec.training
         self.network = prepared.network.to(machine.device).train()
-        self.objective = prepared.objective.to(machine.device)
-        self.objective.rule.cpu()  # a few numbers, combined where the step is put together
+        self.objective = prepared.objective.on(machine.device)
         self.optimizer = build_optimizer(self.training.optimizer, self.network, self.objective)
+        self.scaler = machine.grad_scaler()
         decay = self.training.ema_decay
         self.average = None if decay is None else AveragedWeights(self.network, decay)
         self.task = prepared.task
         self.examples = self._examples()
+        self.forward = None
+        if self.training.compile:
+            assert isinstance(self.network, NativeClassifier), "a spec that compiles a frozen run is refused"
+            self.forward = CompiledNetwork(self.network)
         self.train_rows = prepared.rows_of(Part.TRAIN)
         self.validation_rows = prepared.rows_of(Part.VALIDATION)
         self.steps_per_epoch = steps_per_epoch(len(self.train_rows), self.training.batch_size)
         whole = self.steps_per_epoch * self.training.epochs
         self.steps = min(whole, self.training.max_steps or whole)
         self.position = Position()
+        self.unread: list[tuple[int, StepReport, Tensor]] = []  # steps, with their gradients' norms
         self.best: dict[str, Tensor] | None = None
         self.saved_at = self.told_at = self.begun_at = time.monotonic()
         self.begun_step = 0
@@ -107,7 +113,7 @@ class _Loop:
             return self.prepared.features
         encoder = self.prepared.encoder
         if encoder is None:
-            return self.prepared.tokens
+            return self.prepared.tokens.in_buckets(LENGTHS) if self.training.compile else self.prepared.tokens
 
         def told(done: int, rows: int) -> None:
             if self.stop():
@@ -130,7 +136,7 @@ class _Loop:
         if folder is None:
             return
         self.position, self.best = load_checkpoint(
-            folder, self.network, self.objective, self.optimizer, self.average, self.fingerprint
+            folder, self.network, self.objective, self.optimizer, self.scaler, self.average, self.fingerprint
         )
         self.begun_step = self.position.step
         if changed := differences(folder, self.fingerprint):
@@ -177,16 +183,16 @@ class _Loop:
             self.machine,
             self.training.micro_batch_rows,
             self.position.step / self.steps,
+            self.scaler,
+            self.forward,
         )
-        norm = float(clip_gradients(self.network, self.training.max_grad_norm))
-        if not (math.isfinite(report.loss) and math.isfinite(norm)):
-            bad = [name for name, value in report.terms.items() if not math.isfinite(value)] or list(report.terms)
-            raise NonFiniteLossError(
-                f"the loss became {report.loss} (gradient norm {norm}) at step {self.position.step + 1}, "
-                f"in {', '.join(bad)}. "
-                "Lower training.optimizer.learning_rate, or keep max_grad_norm at 1."
-            )
-        self.optimizer.step()
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.network, self.training.max_grad_norm)
+        self.unread.append((self.position.step + 1, report, norm))
+        if not self.machine.is_asynchronous:
+            self.read()
+        self.scaler.step(self.optimizer)  # skipped where a gradient overflowed float16
+        self.scaler.update()
         self.position.step += 1
         self.position.step_in_epoch += 1
         if isinstance(self.network, NativeClassifier):
@@ -196,21 +202,47 @@ class _Loop:
         self.speed.add(report)
         self.tell_step(report, norm, rate)
 
-    def tell_step(self, report: StepReport, norm: float, rate: float) -> None:
+    def read(self) -> None:
+        """Look at the steps made since the last reading; raise NonFiniteLossError for the first that went wrong.
+
+        On an asynchronous device that is done where steps are told, and before anything is kept of them.
+        """
+        for step, report, norm in self.unread:
+            loss, length = report.loss, float(norm)
+            if not math.isfinite(loss) or not (math.isfinite(length) or self._may_skip):
+                bad = [name for name, value in report.terms.items() if not math.isfinite(value)] or report.names
+                raise NonFiniteLossError(
+                    f"the loss became {loss} (gradient norm {length}) at step {step}, in {', '.join(bad)}. "
+                    "Lower training.optimizer.learning_rate, or keep max_grad_norm at 1."
+                )
+        self.unread.clear()
+
+    @property
+    def _may_skip(self) -> bool:
+        """Whether gradients that are not finite are only scaled too high."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+
+    def tell_step(self, report: StepReport, norm: Tensor, rate: float) -> None:
         """Report progress twice a second, and metrics at the first, the last and every N-th step."""
         step, now = self.position.step, time.monotonic()
-        every = max(1, self.steps // POINTS_PER_SERIES)
-        if step == 1 or step == self.steps or step % every == 0:
+        is_end = step in {1, self.steps}
+        has_metrics = is_end or step % max(1, self.steps // POINTS_PER_SERIES) == 0
+        has_progress = is_end or now - self.told_at >= PROGRESS_EVERY_SECONDS
+        if has_metrics or has_progress:
+            self.read()
+        if has_metrics:
+            length = float(norm)
             values = {
                 "train/loss": report.loss,
                 **{f"train/loss/{name}": value for name, value in report.terms.items() if len(report.terms) > 1},
-                "train/grad_norm": norm,
+                **({"train/grad_norm": length} if math.isfinite(length) else {}),  # none of a step that was skipped
+                **({"train/loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}),
                 "train/learning_rate": rate,
                 "train/padding_share": 1 - report.real_tokens / report.padded_tokens,
                 **self.speed.take(),
             }
             self.run.tell("metrics", f"step {step}: loss {report.loss:.4f}", {"step": step, "values": values})
-        if step == 1 or step == self.steps or now - self.told_at >= PROGRESS_EVERY_SECONDS:
+        if has_progress:
             self.told_at = now
             progress = {
                 "step": step,
@@ -224,6 +256,7 @@ class _Loop:
 
     def validate(self) -> None:
         """Measure the validation part after an epoch, and decide whether to go on."""
+        self.read()
         self.position.measured_step = self.position.step
         if len(self.validation_rows):
             with self.average.in_place() if self.average is not None else nullcontext():
@@ -292,11 +325,13 @@ class _Loop:
         """Write a checkpoint, and say so."""
         if self.position.step == 0:
             return
+        self.read()
         folder = save_checkpoint(
             self.run.checkpoints,
             self.network,
             self.objective,
             self.optimizer,
+            self.scaler,
             self.position,
             self.best,
             None if self.average is None else self.average.weights,

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from ml.memory import MICRO_BATCH_TOKENS
+from ml.specs.errors import refuse
 from ml.specs.job import Training
 from ml.training.run import Placement
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Machine:
     """How a run uses its machine. It goes into every checkpoint: another cut or precision gives other bits."""
 
     device: str
-    precision: str  # float32 or bfloat16, of the forward pass
+    precision: str  # float32, bfloat16 or float16, of the forward pass
     threads: int
     micro_batch_tokens: int
 
@@ -30,9 +35,23 @@ class Machine:
         """For a checkpoint."""
         return asdict(self)
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether it works on while others do: who asks it for a number waits for all it was given before."""
+        return self.device != "cpu"
+
     def autocast(self) -> torch.autocast:
         """The context of a training forward pass."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16")
+        half = HALVES.get(self.precision)
+        return torch.autocast(self.device, half, enabled=half is not None)
+
+    def grad_scaler(self) -> GradScaler:
+        """What keeps small gradients from being 0 in float16; for other precisions it does nothing."""
+        return GradScaler(self.device, enabled=self.precision == "float16")
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on the device. A GPU copies it when it gets there: nobody waits."""
+        return tensor if self.device == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 # Padded tokens of one forward pass on a GPU, at most: it is busy then.
@@ -45,14 +64,20 @@ def look_around(
     """Decide for this machine.
 
     fitting: padded tokens of a forward pass for which so many bytes suffice. before: the decision that a resumed run
-    began with, kept where the kind of device is the same.
+    began with, kept where the kind of device is the same. Raises SpecError for a precision that the device lacks.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if before is not None and before["device"] == device:
         return Machine(**before)
-    precision = training.precision
+    precision: str = training.precision
     if precision == "auto":
-        precision = "bfloat16" if has_fast_bfloat16(device) else "float32"
+        precision = fastest_precision(device)
+    elif precision == "float16" and device == "cpu":
+        raise refuse(
+            "/training/precision",
+            "'precision' is \"float16\", which is for GPUs, and this worker has none: a CPU without units for it takes "
+            "18 times as long as in float32, and one that has them does bfloat16 as well. Take auto.",
+        )
     most = GPU_MICRO_BATCH_TOKENS if device == "cuda" else MICRO_BATCH_TOKENS
     spare = spare_bytes(device, placement.memory_bytes)
     return Machine(
@@ -90,6 +115,14 @@ def spare_bytes(device: str, memory_bytes: int) -> int | None:
 def usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fastest_precision(device: str) -> str:
+    """What a device multiplies matrices fastest in, bfloat16 before float16: it needs no scaling."""
+    if has_fast_bfloat16(device):
+        return "bfloat16"
+    # Since Volta a GPU has units for float16. Some before it take 64 times as long as in float32.
+    return "float16" if device == "cuda" and torch.cuda.get_device_capability() >= (7, 0) else "float32"
 
 
 def has_fast_bfloat16(device: str) -> bool:

@@ -336,7 +336,7 @@ def encode_rows(
     features: NDArray[np.float32] | None = None
     lengths, done = tokens.lengths[rows], 0
     for places in cut_step(np.arange(len(rows)), lengths, max_tokens=machine.micro_batch_tokens, max_rows=None):
-        inputs = {name: tensor.to(machine.device) for name, tensor in tokens.inputs_of(rows[places]).items()}
+        inputs = {name: machine.put(tensor) for name, tensor in tokens.inputs_of(rows[places]).items()}
         with machine.autocast():
             vectors = encoder(**inputs).float().cpu().numpy()  # (B, D)
         if features is None:
@@ -355,8 +355,8 @@ def logits_of(network: nn.Module, examples: Examples, rows: Rows, machine: Machi
     network.eval()
     answers: dict[int, NDArray[np.float32]] = {}
     with torch.no_grad():
-        for some in cut_step(rows, examples.lengths, max_tokens=machine.micro_batch_tokens, max_rows=None):
-            inputs = {name: tensor.to(machine.device) for name, tensor in examples.inputs_of(some).items()}
+        for some in cut_step(rows, examples.widths, max_tokens=machine.micro_batch_tokens, max_rows=None):
+            inputs = {name: machine.put(tensor) for name, tensor in examples.inputs_of(some).items()}
             with machine.autocast():
                 logits = network(**inputs).in_full_precision().logits.cpu().numpy()
             answers.update(zip(some.tolist(), logits, strict=True))

@@ -14,7 +14,8 @@ WITH_GROUPS = Dataset([label[:3] for label in LABELS], group=GROUPS)
 
 
 def augmented(*ways: Any, **spec: Any) -> dict[str, Any]:
-    return {"training": {"augmentation": list(ways)}, **spec}
+    compiled = {"compile": spec.pop("compile")} if "compile" in spec else {}
+    return {"training": {"augmentation": list(ways), **compiled}, **spec}
 
 
 def refused_at(*ways: Any) -> tuple[str, str]:
@@ -63,6 +64,11 @@ def test_texts_that_are_encoded_once_cannot_change(way: str) -> None:
     assert (problem.pointer, problem.code) == ("/training/augmentation", "augmentation_does_not_fit")
     assert "another tuning" in problem.message
     Dataset().resolve(**augmented(way, tuning="top_layers"))
+
+
+def test_compiled_code_wants_few_lengths() -> None:
+    problem = Dataset().refuse(**augmented("eda", compile=True))
+    assert (problem.pointer, problem.code) == ("/training/compile", "augmentation_does_not_fit")
 
 
 def test_masking_needs_a_mask() -> None:

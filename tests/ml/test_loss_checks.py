@@ -173,6 +173,12 @@ def test_a_loss_that_compares_groups_needs_their_column(loss: str) -> None:
     assert Dataset(group=GROUPS).resolve(loss=loss).groups == tuple(sorted(set(GROUPS)))
 
 
+def test_compiled_code_cannot_move_word_embeddings() -> None:
+    loss = {"terms": [{"loss": "cross_entropy"}, {"loss": "fgm"}]}
+    problem = Dataset().refuse(loss=loss, training={"compile": True})
+    assert (problem.pointer, "'fgm' moves" in problem.message) == ("/training/compile", True)
+
+
 @pytest.mark.parametrize("term", ["supcon", "fgm"])
 def test_a_term_that_trains_the_encoder_has_nothing_to_train_in_a_frozen_one(term: str) -> None:
     loss = composed("cross_entropy", term)

@@ -202,3 +202,9 @@ def test_layer_decay_needs_layers_that_train(kind: str) -> None:
     assert problem.pointer == "/training/optimizer/layer_decay"
     assert f"'layer_decay' is 0.9, but tuning '{kind}' trains no layer" in problem.message
     assert Dataset().resolve(tuning="lora", training=training).spec.training.optimizer.layer_decay == 0.9
+
+
+def test_a_frozen_run_has_nothing_to_compile() -> None:
+    problem = Dataset().refuse(tuning="frozen", training={"compile": True})
+    assert (problem.pointer, "head alone" in problem.message) == ("/training/compile", True)
+    assert Dataset().resolve(tuning="lora", training={"compile": True}).spec.training.compile

@@ -338,6 +338,7 @@ def test_the_resolved_spec_is_echoed_with_every_default(house: House) -> None:
             "max_grad_norm": 1.0,
             "ema_decay": None,
             "precision": "auto",
+            "compile": False,
             "early_stopping": None,
             "checkpoint_every_seconds": 60.0,
             "seed": 17,

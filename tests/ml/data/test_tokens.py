@@ -1,6 +1,7 @@
 """Texts as padded tensors: ids, mask and types as the tokenizer has them, and neighbours that count for nothing."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ml.artifact.tokenizer import Text
-from ml.data.tokens import FeatureTable, TokenTable, token_arrays
+from ml.data.tokens import FeatureTable, TokenTable, bucketed, token_arrays
 from ml.models.classifier import load_native
 from tests.tiny_base import learnable_rows
 
@@ -108,6 +109,34 @@ def test_a_rows_logits_do_not_depend_on_its_neighbours(tiny_base: Path) -> None:
             alone = network(**tokens.inputs_of(np.array([row]))).logits
             torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
     assert len(set(tokens.lengths.tolist())) > 4  # so that some of them were padded
+
+
+def test_rows_in_buckets_are_padded_to_few_lengths_and_read_the_same(tiny_base: Path) -> None:
+    table = TokenTable.of(tiny_base, [text for text, _ in learnable_rows(40)], 32, pad_id=0, has_types=True)
+    few = table.in_buckets(3)
+    inputs, plain = few.inputs_of(np.arange(2)), table.inputs_of(np.arange(2))
+    assert inputs["input_ids"].shape == (2, few.widths[:2].max())
+    for name, tensor in inputs.items():
+        longest = plain[name].shape[1]
+        assert torch.equal(tensor[:, :longest], plain[name])
+        assert not tensor[:, longest:].any()
+    assert table.widths is table.lengths
+
+
+def test_buckets_are_few_hold_every_row_and_add_the_least_padding() -> None:
+    lengths = np.random.default_rng(0).gamma(2.0, 12.0, 500).astype(np.int64) + 3
+    for most in (1, 2, 4):
+        widths = bucketed(lengths, most)
+        edges = np.unique(widths)
+        assert (widths >= lengths).all()
+        assert len(edges) <= most
+        assert (edges[:-1] % 8 == 0).all()
+        assert edges[-1] == lengths.max()
+        allowed = np.unique(np.minimum(-(-lengths // 8) * 8, lengths.max()))
+        tried = [np.array([*some, allowed[-1]]) for some in combinations(allowed[:-1], most - 1)]
+        assert widths.sum() == min(each[np.searchsorted(each, lengths)].sum() for each in tried)
+    assert bucketed(np.array([5, 5, 5]), 6).tolist() == [5, 5, 5]
+    assert bucketed(np.array([30, 2, 9]), 6).tolist() == [30, 8, 16]
 
 
 def test_features_are_given_back_by_row_and_cost_one_unit_each() -> None:

@@ -260,6 +260,14 @@ def test_gradnorm_waits_for_a_term_that_had_no_rows_yet():
     torch.testing.assert_close(rule.weights(ones), ones)
 
 
+def test_gradnorm_learns_nothing_of_a_term_whose_gradient_overflowed():
+    rule, ones = _rule("gradnorm", 3), _numbers(1, 1, 1)
+    overflowed = [[_numbers(1, 0)], [_numbers(float("inf"), 0)], [_numbers(float("nan"), 0)]]
+    merged = _merge(rule, overflowed, ones, ones)
+    assert torch.equal(rule.weights(ones), ones)
+    assert not merged[0].isfinite().all()  # what skips the step
+
+
 # pcgrad
 
 

@@ -100,8 +100,22 @@ def test_an_auxiliary_term_without_a_row_adds_nothing():
 def test_terms_are_named_by_their_id_or_their_type():
     objective = _objective({"terms": [{"id": "mine", "loss": "cross_entropy"}, {"loss": "entropy_min"}]})
     assert objective.names == ["mine", "entropy_min"]
-    assert objective.named(torch.tensor([1.0, 2.0])) == {"mine": 1.0, "entropy_min": 2.0}
     assert _objective("focal").names == ["focal"]
+
+
+def test_divisors_are_counted_on_the_cpu_wherever_the_objective_is():
+    weighted = {"type": "ldam", "deferred_epoch": 1}
+    objective = _objective({"terms": [{"loss": weighted}, {"loss": {"type": "fgm", "epsilon": 1.0}}]})
+    targets = Targets(torch.tensor([0, 0, 1]))
+    expected = []
+    for epoch in (0, 1):
+        objective.begin_epoch(epoch)
+        expected.append(objective.denominators(targets))
+    objective.on("meta")  # a device whose numbers nobody can ask for
+    for epoch in (0, 1):
+        objective.begin_epoch(epoch)
+        assert objective.denominators(targets) == expected[epoch]
+    assert expected[0] != expected[1]
 
 
 def test_one_coupled_term_couples_the_step():

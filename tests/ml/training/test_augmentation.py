@@ -66,7 +66,7 @@ def test_no_pass_is_over_its_tokens_though_lengths_change(tmp_path: Path, tiny_b
     batch = prepared.batch_of(rows, 0, prepared.tokens)
     assert (batch.lengths > prepared.tokens.lengths[rows]).any()
     for places in batch.cut(replace(MACHINE, micro_batch_tokens=60), None):
-        inputs, _ = batch.part(places, "cpu")
+        inputs, _ = batch.part(places, MACHINE)
         assert inputs["input_ids"].numel() <= 60
         assert inputs["attention_mask"].sum(1).tolist() == batch.lengths[places].tolist()
 

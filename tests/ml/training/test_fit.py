@@ -10,8 +10,10 @@ import torch
 
 from ml.data.splits import Part
 from ml.models.layers import part_of
+from ml.training import fit as module
 from ml.training.errors import NonFiniteLossError, StoppedError
 from ml.training.fit import Fitted
+from ml.training.machine import Machine
 from ml.training.prepare import Prepared, logits_of
 from ml.training.run import RunDirectory
 from tests.ml.runs import MACHINE, fit_run, lay_out, prepare_run, read_events, series, stop_after, weights_sha256
@@ -170,6 +172,53 @@ def test_a_run_that_diverges_is_ended_at_the_step_where_it_does(tmp_path: Path, 
         fit_run(run, prepared)
     (step,) = re.findall(r"at step (\d+), in cross_entropy\.", str(caught.value))
     assert int(step) == max(series(run, "train/loss")) + 1 > 1
+
+
+def test_an_asynchronous_run_is_read_where_it_is_told_and_ends_as_any_other(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POINTS_PER_SERIES", 3)
+    monkeypatch.setattr(module, "PROGRESS_EVERY_SECONDS", 1e9)
+    read = module._Loop.read
+    ends, steps_read = [], []
+    for is_asynchronous in (False, True):
+        waiting: list[int] = []
+        monkeypatch.setattr(Machine, "is_asynchronous", is_asynchronous)
+        monkeypatch.setattr(
+            module._Loop, "read", lambda loop, waiting=waiting: (waiting.append(len(loop.unread)), read(loop))
+        )
+        run, prepared, _ = train(tmp_path / str(is_asynchronous), tiny_base)
+        ends.append((weights_sha256(prepared.network), series(run, "train/loss")))
+        steps_read.append([steps for steps in waiting if steps])
+    assert ends[0] == ends[1]
+    assert steps_read == [[1] * 18, [1, 5, 6, 6]]
+
+
+def test_an_asynchronous_run_that_diverges_names_the_step_where_it_did(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+    for is_asynchronous in (False, True):
+        monkeypatch.setattr(Machine, "is_asynchronous", is_asynchronous)
+        training = {"optimizer": {"type": "sgd", "learning_rate": 1e9}, "epochs": 100}
+        run = lay_out(tmp_path / str(is_asynchronous), training=training)
+        with pytest.raises(NonFiniteLossError) as caught:
+            fit_run(run, prepare_run(run, tiny_base))
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def test_no_checkpoint_is_written_of_a_run_that_diverged(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "is_asynchronous", True)
+    diverging = {"optimizer": {"type": "sgd", "learning_rate": 1e9}, "checkpoint_every_seconds": 0}
+    run = lay_out(tmp_path, training=diverging, split={"validation": 0, "test": 0})
+    with pytest.raises(NonFiniteLossError) as caught:
+        fit_run(run, prepare_run(run, tiny_base))
+    (step,) = re.findall(r"at step (\d+)", str(caught.value))
+    kept = sorted(folder.name for folder in run.checkpoints.iterdir())
+    assert kept[-1] == f"step-{int(step) - 1:08d}"
 
 
 def test_a_model_whose_answers_are_not_finite_ends_the_run_before_they_are_measured(

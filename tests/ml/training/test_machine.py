@@ -1,11 +1,15 @@
 """What a run decides about its machine, once."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ml.memory import MICRO_BATCH_TOKENS, row_bytes, tokens_that_fit, weight_bytes
+from ml.specs.errors import SpecError
 from ml.specs.job import Training
 from ml.training import machine as module
 from ml.training.machine import Machine, look_around, spare_bytes, usable_cores
@@ -21,15 +25,54 @@ def look(before: dict[str, Any] | None = None, threads: int = 1, **training: Any
     return look_around(Training.model_validate(training), Placement(threads=threads), lambda _spare: 10**9, before)
 
 
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, tuple[int, int]], None]:
+    """Make torch believe in a GPU with bfloat16 or without, of a compute capability."""
+
+    def install(has_bfloat16: bool, capability: tuple[int, int]) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: has_bfloat16)
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (3000, 9000))
+
+    return install
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_precision_that_was_asked_for_is_used(precision: str) -> None:
     machine = look(precision=precision)
     assert machine.precision == precision
     assert machine.autocast()._enabled == (precision == "bfloat16")
+    assert not machine.grad_scaler().is_enabled()
 
 
 def test_auto_decides_for_one_of_the_two() -> None:
     assert look().precision in {"float32", "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("has_bfloat16", "capability", "precision"),
+    [(True, (8, 0), "bfloat16"), (False, (7, 5), "float16"), (False, (6, 1), "float32")],
+)
+def test_auto_takes_of_a_gpu_what_it_has_units_for(
+    gpu: Callable[..., None], has_bfloat16: bool, capability: tuple[int, int], precision: str
+) -> None:
+    gpu(has_bfloat16, capability)
+    assert look().precision == precision
+    assert look(precision="float16").precision == "float16"
+
+
+def test_a_cpu_refuses_float16_and_says_what_to_take() -> None:
+    with pytest.raises(SpecError, match=r"for GPUs.*Take auto") as caught:
+        look(precision="float16")
+    assert caught.value.problems[0].pointer == "/training/precision"
+
+
+def test_float16_is_cast_to_and_scaled() -> None:
+    machine = replace(MACHINE, precision="float16")
+    with machine.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float16
+    assert machine.grad_scaler().is_enabled()
 
 
 def test_every_usable_core_is_used_unless_told_otherwise() -> None:
@@ -61,10 +104,8 @@ def test_a_pass_takes_what_fits_and_no_more_than_gains_speed(
     assert 0 < asked[0] < 10**15
 
 
-def test_a_gpu_is_asked_how_much_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (3000, 9000))
+def test_a_gpu_is_asked_how_much_is_free(gpu: Callable[..., None]) -> None:
+    gpu(True, (8, 0))
     machine = look_around(Training(), Placement(memory_bytes=1), lambda spare: spare)
     assert (machine.device, machine.micro_batch_tokens) == ("cuda", 3000)
 

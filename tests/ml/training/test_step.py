@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 from ml.bases import DEFAULT_BASE, find_base
@@ -22,7 +23,7 @@ from ml.models.classifier import FeatureHead, load_native
 from ml.specs.losses.composition import Loss
 from ml.training.machine import Machine
 from ml.training.optimizers import clip_gradients
-from ml.training.step import Batch, StepReport, backward_step
+from ml.training.step import UNSCALED, Batch, StepReport, backward_step
 from tests.ml.runs import MACHINE
 from tests.tiny_base import LABEL_WORDS, learnable_rows
 
@@ -74,18 +75,23 @@ class Example:
     network: nn.Module
     tokens: TokenTable
     targets: Targets
+    objective: Objective | None = None  # of the last step
 
-    def step(self, loss: Any, rows_at_once: int | None, budget: int) -> tuple[StepReport, float]:
+    def step(
+        self, loss: Any, rows_at_once: int | None, budget: int, scaler: GradScaler = UNSCALED
+    ) -> tuple[StepReport, float]:
         """Take a step's gradient from nothing; return the report and the gradient's norm."""
         self.network.zero_grad()
+        self.objective = objective_of(loss)
         machine = replace(MACHINE, micro_batch_tokens=budget)
         report = backward_step(
             self.network,
-            objective_of(loss),
+            self.objective,
             Batch(self.tokens, self.targets, np.arange(len(self.targets.labels))),
             machine,
             rows_at_once,
             0.0,
+            scaler,
         )
         return report, float(clip_gradients(self.network, None))
 
@@ -174,7 +180,29 @@ def test_gradients_of_terms_taken_apart_add_up_to_that_of_the_whole(tiny: Exampl
         assert apart_norm == pytest.approx(norm, rel=1e-10)
 
 
-def head_step(labels: list[int], loss: Any, machine: Machine = MACHINE) -> tuple[StepReport, FeatureHead]:
+@pytest.mark.parametrize("combine", ["fixed", "uncertainty", "gradnorm", "pcgrad"])
+@pytest.mark.parametrize("second", ["focal", {"type": "fgm", "epsilon": 1.0}], ids=["two losses", "adversarial"])
+def test_a_scaled_step_has_the_same_loss_and_every_gradient_times_the_scale(
+    tiny: Example, combine: str, second: Any
+) -> None:
+    loss = {"terms": [{"loss": "cross_entropy"}, {"loss": second}], "combine": combine}
+    found = []
+    for scaler in (UNSCALED, GradScaler("cpu", init_scale=1024.0)):
+        torch.manual_seed(2)
+        report, _ = tiny.step(loss, None, 10**6, scaler)
+        assert tiny.objective is not None
+        parameters = [*tiny.network.parameters(), *tiny.objective.parameters()]
+        gradients = [p.grad.clone() for p in parameters if p.grad is not None]
+        found.append((report, gradients, tiny.objective.state_dict()))
+    (plain, unscaled, state), (report, scaled, other_state) = found
+    assert report.loss == pytest.approx(plain.loss, rel=1e-10)
+    torch.testing.assert_close(scaled, [1024 * gradient for gradient in unscaled], rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(other_state, state, rtol=1e-10, atol=0)
+
+
+def head_step(
+    labels: list[int], loss: Any, machine: Machine = MACHINE, scaler: GradScaler = UNSCALED
+) -> tuple[StepReport, FeatureHead]:
     """A step over rows of one feature, 1.0, by a head that answers (8, −8)."""
     head = FeatureHead(1, 2, "linear", 1.0, 0.0)
     assert isinstance(head.head, nn.Linear)
@@ -184,7 +212,8 @@ def head_step(labels: list[int], loss: Any, machine: Machine = MACHINE) -> tuple
     features, targets = FeatureTable(np.ones((len(labels), 1), np.float32)), Targets(torch.tensor(labels))
     spec: Any = TypeAdapter(Loss).validate_python(loss)
     objective = Objective(spec, LossContext(labels=("no", "yes"), train_counts={"no": 1, "yes": 1}))
-    return backward_step(head, objective, Batch(features, targets, np.arange(len(labels))), machine, None, 0.0), head
+    batch = Batch(features, targets, np.arange(len(labels)))
+    return backward_step(head, objective, batch, machine, None, 0.0, scaler), head
 
 
 def test_rows_without_a_target_count_for_nothing() -> None:
@@ -211,3 +240,16 @@ def test_the_loss_of_a_sure_answer_is_not_lost_under_bfloat16(loss: Any) -> None
     assert isinstance(head.head, nn.Linear)
     assert head.head.bias.grad is not None
     assert head.head.bias.grad[1] == pytest.approx(1.13e-7, rel=0.1)
+
+
+def test_a_gradient_below_float16_survives_by_the_scale_alone() -> None:
+    machine = replace(MACHINE, precision="float16")
+    found = []
+    for scaler in (UNSCALED, machine.grad_scaler()):
+        report, head = head_step([0], {"type": "focal", "gamma": 0.2}, machine, scaler)
+        assert isinstance(head.head, nn.Linear)
+        assert head.head.bias.grad is not None
+        found.append(float(head.head.bias.grad[1]) / scaler.get_scale())
+        assert report.loss > 0
+    assert found[0] == 0
+    assert found[1] == pytest.approx(5e-9, rel=0.2)
