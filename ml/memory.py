@@ -4,6 +4,7 @@ from ml.resolve import Resolved
 from ml.specs.facts import BaseFacts
 from ml.specs.losses.base import LossSpec
 from ml.specs.losses.composition import terms_of
+from ml.specs.tuning import FullTuning, TopLayersTuning
 
 # Padded tokens of one forward pass on a CPU. 32 rows of 128 tokens fit whole; past that a bigger pass gains no speed
 # and costs memory (measured on MiniLM, 2 cores).
@@ -12,7 +13,13 @@ MICRO_BATCH_TOKENS = 8192
 
 def weight_bytes(resolved: Resolved, base: BaseFacts) -> int:
     """Weights once; of what trains also the gradient and two moments."""
-    trained = base.hidden_size * 64 if resolved.spec.tuning.type == "frozen" else base.parameters
+    tuning = resolved.spec.tuning
+    if isinstance(tuning, FullTuning):
+        trained = base.parameters
+    elif isinstance(tuning, TopLayersTuning):
+        trained = base.parameters * tuning.layers // base.layers
+    else:
+        trained = base.parameters // 20  # a head, and factors or vectors: 0.1 to 4% of MiniLM
     return 4 * base.parameters + 12 * trained
 
 

@@ -59,16 +59,24 @@ def estimate(resolved: Resolved, facts: DatasetFacts, base: BaseFacts, *, tokens
 
 
 def check_memory(resolved: Resolved, base: BaseFacts, limit: int) -> list[str]:
-    """A loss that couples the rows of a step keeps it from being cut, so all of it must fit into a trainer at once.
+    """A step is cut into passes that fit into a trainer's memory: one row must, and all where a loss couples them.
 
     limit: a trainer's address space in bytes, 0 where there is none or none is known: then much memory is warned of.
     Raises SpecError above the limit.
     """
-    coupled = _coupled(resolved)
+    training, coupled = resolved.spec.training, _coupled(resolved)
+    fixed, row = weight_bytes(resolved, base) + PROGRAM_BYTES, row_bytes(resolved, base)
+    if limit and fixed + row > limit:
+        raise refuse(
+            "/model",
+            f"to train '{base.name}' with tuning '{resolved.spec.tuning.type}' takes up to {_gigabytes(fixed + row)}, "
+            f"for its weights and a row of {training.max_length} tokens; the limit is {_gigabytes(limit)}. Use a "
+            "smaller base model or a shorter max_length, or give trainers more memory (MINIMAND_TRAINER_MEMORY_BYTES).",
+            "too_much_memory",
+        )
     if not coupled or resolved.spec.tuning.type == "frozen":
         return []
-    training, rows = resolved.spec.training, _rows_at_once(resolved)
-    fixed, row = weight_bytes(resolved, base) + PROGRAM_BYTES, row_bytes(resolved, base)
+    rows = _rows_at_once(resolved)
     needed = (
         f"{quoted(coupled)} couples the {rows} rows of a step, so they cannot be cut, and at max_length "
         f"{training.max_length} they need up to"

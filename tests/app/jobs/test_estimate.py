@@ -82,7 +82,7 @@ def test_a_frozen_encoder_keeps_no_layer_and_its_step_is_one_of_features() -> No
     frozen = {"loss": "group_dro", "tuning": "frozen"}
     few, many = (estimated(**frozen, training={"batch_size": size}).memory_bytes for size in (64, 4096))
     assert few == many < estimated().memory_bytes / 2
-    assert warn(PROGRAM_BYTES, **frozen, training={"batch_size": 4096}) == []
+    assert warn(PROGRAM_BYTES + 200_000_000, **frozen, training={"batch_size": 4096}) == []
 
 
 @pytest.mark.parametrize(("loss", "name"), [(SUPCON, "supcon"), ("group_dro", "group_dro")])
@@ -100,8 +100,17 @@ def test_a_coupled_step_beyond_the_limit_is_refused_with_a_batch_that_fits(loss:
 
 
 def test_where_no_batch_fits_a_shorter_text_may() -> None:
-    problem = refuse(PROGRAM_BYTES + WEIGHTS + 1_000_000, loss=SUPCON)
+    problem = refuse(PROGRAM_BYTES + WEIGHTS + 60_000_000, loss=SUPCON)
     assert problem.message.endswith("Shorten max_length.")
+
+
+def test_a_base_of_which_not_even_one_row_can_train_is_refused_with_what_it_takes() -> None:
+    limit = PROGRAM_BYTES + 300_000_000
+    problem = refuse(limit, loss="cross_entropy")
+    assert (problem.pointer, problem.code) == ("/model", "too_much_memory")
+    assert "takes up to 3.0 GB, for its weights and a row of 128 tokens; the limit is 2.9 GB" in problem.message
+    assert warn(limit, loss="cross_entropy", tuning="lora") == []  # one in twenty weights has moments
+    assert warn(limit, loss="cross_entropy", tuning="frozen") == []
 
 
 def test_much_memory_is_warned_of_where_no_limit_is_known() -> None:
