@@ -1,0 +1,28 @@
+"""What the tests of jobs share."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from app.db.migrate import upgrade
+from app.db.session import Database
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def job_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """One of each kind for all tests here: making a PostgreSQL database takes longer than most of them."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('jobs') / 'minimand.sqlite3'}"
+    else:
+        name = request.module.__name__.rpartition(".")[2]
+        server: str = request.getfixturevalue("postgres_server")
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        url = make_url(server).set(drivername="postgresql+psycopg", database=name)
+        url = url.render_as_string(hide_password=False)
+    upgrade(url)
+    database = Database(url)
+    yield database
+    database.close()
