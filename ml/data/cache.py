@@ -39,6 +39,10 @@ class ArrayCache:
         self._scratch = scratch
         self._warn = warn
 
+    def may_hold(self, size: int) -> bool:
+        """Whether arrays of so many bytes in all can be kept for later runs."""
+        return self._folder is not None and size <= self._max_bytes
+
     def get(self, kind: str, key: Mapping[str, Any], make: Callable[[], Iterable[Arrays]]) -> Arrays:
         """The arrays under a key: found, or made piece by piece along the first axis, and kept.
 

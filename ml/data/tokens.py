@@ -85,7 +85,7 @@ class TokenTable:
 
     def take(self, rows: Rows) -> dict[str, NDArray[Any]]:
         """The arrays of some rows, in the order given."""
-        _, places = self._places(rows)
+        _, places = self.places(rows)
         return {"lengths": self.lengths[rows], **{name: array[places] for name, array in self._flat.items()}}
 
     def in_buckets(self, most: int) -> Self:
@@ -104,7 +104,7 @@ class TokenTable:
 
     def inputs_of(self, rows: Rows) -> dict[str, Tensor]:
         """The network's inputs for these rows, each (B, L) int64."""
-        is_real, places = self._places(rows)
+        is_real, places = self.places(rows)
         ids = np.full(is_real.shape, self.pad_id, np.int64)
         ids[is_real] = self._ids[places]
         inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(is_real.astype(np.int64))}
@@ -114,7 +114,7 @@ class TokenTable:
             inputs["token_type_ids"] = torch.from_numpy(types)
         return inputs
 
-    def _places(self, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    def places(self, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Which of the padded places hold a token (B, L), and where each stands in the flat arrays, row after row."""
         lengths = self.lengths[rows]
         columns = np.arange(self.widths[rows].max())
@@ -145,6 +145,32 @@ def bucketed(lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     few = np.array(edges[::-1], np.int64)
     widths: NDArray[np.int64] = few[np.searchsorted(few, rounded)]
     return widths
+
+
+class HiddenTable:
+    """Rows whose tokens went through a network's lowest layers once, in the place of the tokens."""
+
+    def __init__(self, tokens: TokenTable, hidden: NDArray[Any]) -> None:
+        """hidden: (T, D), flat, as `as_array` makes it; it may be memory-mapped."""
+        self._tokens, self._hidden = tokens, hidden
+        self.lengths, self.widths = tokens.lengths, tokens.widths
+
+    def inputs_of(self, rows: Rows) -> dict[str, Tensor]:
+        """The network's inputs for these rows: hidden (B, L, D), 0 where it is padded, and attention_mask (B, L)."""
+        is_real, places = self._tokens.places(rows)
+        padded = np.zeros((*is_real.shape, self._hidden.shape[1]), self._hidden.dtype)
+        padded[is_real] = self._hidden[places]
+        hidden = torch.from_numpy(padded)
+        return {
+            "hidden": hidden.view(torch.bfloat16) if hidden.dtype == torch.int16 else hidden,
+            "attention_mask": torch.from_numpy(is_real.astype(np.int64)),
+        }
+
+
+def as_array(hidden: Tensor) -> NDArray[Any]:
+    """Any shape. numpy has no bfloat16: it becomes the int16 of the same bits."""
+    array: NDArray[Any] = (hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden).numpy()
+    return array
 
 
 class FeatureTable:

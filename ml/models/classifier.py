@@ -4,7 +4,8 @@ They know no loss and no data. The head always trains; it is new, and drawn from
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from ml.bases import DROPOUTS
+from ml.models.frozen_layers import FrozenLayers
 from ml.models.heads import as_linear, build_head
 from ml.models.outputs import Outputs
 from ml.models.shortcuts import take_shortcuts
@@ -86,15 +88,34 @@ class NativeClassifier(nn.Module):
             self._watch_head()
         return self.tuner.fold() and linear is not None
 
-    def forward(self, *, other_ids: Tensor | None = None, shares: Tensor | None = None, **inputs: Tensor) -> Outputs:
+    def forward(
+        self,
+        *,
+        other_ids: Tensor | None = None,
+        shares: Tensor | None = None,
+        hidden: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Outputs:
         """input_ids, attention_mask and, where the model has it, token_type_ids: (B, L) int64 → (B, H) and (B, D).
 
         other_ids (B, L), shares (B, L, 2): the word embeddings are a sum of input_ids' and other_ids' by these shares.
+        hidden (B, L, D): what the frozen layers made of input_ids, in the place of these and token_type_ids.
         """
-        with nullcontext() if other_ids is None or shares is None else self._mixed_words(other_ids, shares):
+        with ExitStack() as stack:
+            if other_ids is not None and shares is not None:
+                stack.enter_context(self._mixed_words(other_ids, shares))
+            if hidden is not None:
+                assert self.frozen_layers is not None, "they made what is given"
+                stack.enter_context(self.frozen_layers.left_out())
+                inputs["inputs_embeds"] = hidden
             logits = self.model(**inputs).logits
         assert self._features is not None, "the head was called"
         return Outputs(logits, self._features)
+
+    @cached_property
+    def frozen_layers(self) -> FrozenLayers | None:
+        """The lowest layers, where they do not train. Ask after the network is tuned."""
+        return FrozenLayers.of(self.model)
 
     def hold_still(self, modules: list[nn.Module]) -> None:
         """Keep some modules in eval mode, whatever the rest is in: nothing is dropped out of what does not learn."""

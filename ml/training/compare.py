@@ -96,6 +96,9 @@ class _Runs:
 
     def tell_progress(self, within: dict[str, Any]) -> None:
         """Pass on how far the present run is, as a part of them all."""
+        if "encoded" in within:
+            self.run.tell("progress", "encoding", within)
+            return
         steps, runs = within["steps"], len(self.plan)
         done = len(self.made) + within["step"] / steps
         seconds = time.monotonic() - self.begun_at

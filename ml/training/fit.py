@@ -91,7 +91,6 @@ class _Loop:
         decay = self.training.ema_decay
         self.average = None if decay is None else AveragedWeights(self.network, decay)
         self.task = prepared.task
-        self.examples = self._examples()
         self.forward = None
         if self.training.compile:
             assert isinstance(self.network, NativeClassifier), "a spec that compiles a frozen run is refused"
@@ -101,6 +100,7 @@ class _Loop:
         self.steps_per_epoch = steps_per_epoch(len(self.train_rows), self.training.batch_size)
         whole = self.steps_per_epoch * self.training.epochs
         self.steps = min(whole, self.training.max_steps or whole)
+        self.examples = self._examples()
         self.position = Position()
         self.unread: list[tuple[int, StepReport, Tensor]] = []  # steps, with their gradients' norms
         self.best: dict[str, Tensor] | None = None
@@ -111,16 +111,20 @@ class _Loop:
     def _examples(self) -> Examples:
         if self.prepared.features is not None:
             return self.prepared.features
-        encoder = self.prepared.encoder
-        if encoder is None:
-            return self.prepared.tokens.in_buckets(LENGTHS) if self.training.compile else self.prepared.tokens
 
         def told(done: int, rows: int) -> None:
             if self.stop():
                 raise StoppedError("stopped while encoding the texts")
             self.run.tell("progress", "encoding", {"step": 0, "encoded": done, "rows": rows})
 
-        return self.prepared.corpus.features(lambda: encoder, self.machine, told)
+        corpus, encoder, frozen = self.prepared.corpus, self.prepared.encoder, self.prepared.frozen_layers
+        if encoder is not None:
+            return corpus.features(lambda: encoder, self.machine, told)
+        if frozen is not None and self.steps >= self.steps_per_epoch:  # a shorter run does not read every row
+            hidden = corpus.hidden(frozen, self.machine, told)
+            if hidden is not None:
+                return hidden
+        return self.prepared.tokens.in_buckets(LENGTHS) if self.training.compile else self.prepared.tokens
 
     @property
     def is_done(self) -> bool:

@@ -21,7 +21,7 @@ from ml.data.cache import ArrayCache, Arrays
 from ml.data.rows import read_columns, read_texts
 from ml.data.samplers import sample_epoch
 from ml.data.splits import Part
-from ml.data.tokens import FeatureTable, TokenTable, token_arrays, word_arrays
+from ml.data.tokens import FeatureTable, HiddenTable, TokenTable, as_array, token_arrays, word_arrays
 from ml.inference.classifier import OnnxClassifier, open_session
 from ml.losses.base import LossContext, Targets
 from ml.losses.objective import Objective
@@ -34,6 +34,7 @@ from ml.models.classifier import (
     load_native,
     read_config,
 )
+from ml.models.frozen_layers import FrozenLayers
 from ml.models.heads import SharedHead
 from ml.models.tuning import tune
 from ml.resolve import Resolved, main_loss, needed_headers, resolve
@@ -53,8 +54,11 @@ from ml.training.step import Batch, Examples
 # Raised when the same tokenizer would come to other tokens, or the same encoder to other features.
 TOKENS_VERSION = 1
 FEATURES_VERSION = 1
+HIDDEN_VERSION = 1
 # So many rows are encoded, those of a length together, before the next: their features are in memory.
 ROWS_ENCODED_AT_ONCE = 1 << 15
+# The same of frozen layers, in tokens: each has a vector.
+TOKENS_ENCODED_AT_ONCE = 1 << 16
 
 Told = Callable[[int, int], None]
 
@@ -79,6 +83,8 @@ class Corpus:
             run.path,
             lambda why: run.tell("message", why, level="warning"),
         )
+        self._tell = run.tell
+        self._hidden: dict[int, HiddenTable | None] = {}
 
     @cached_property
     def base_sha256(self) -> str:
@@ -132,6 +138,28 @@ class Corpus:
         arrays = self._cache.find("features", self._features_key(machine))
         return None if arrays is None else FeatureTable(arrays["features"])
 
+    def hidden(self, frozen: FrozenLayers, machine: Machine, told: Told) -> HiddenTable | None:
+        """Of every text, out of a network's frozen layers; None where they cannot be kept. A process asks once."""
+        if frozen.count not in self._hidden:
+            self._hidden[frozen.count] = self._find_hidden(frozen, machine, told)
+        return self._hidden[frozen.count]
+
+    def _find_hidden(self, frozen: FrozenLayers, machine: Machine, told: Told) -> HiddenTable | None:
+        size = int(self.tokens.lengths.sum()) * encode_hidden_rows(frozen, self.tokens, np.arange(1), machine)[0].nbytes
+        limit = self.placement.memory_bytes
+        # What is mapped counts as address space, and the passes need most of that.
+        if not self._cache.may_hold(size) or (limit and size > limit // 4):
+            if self.placement.cache:
+                self._tell("message", f"the frozen layers run in every epoch: what they make takes {size} bytes")
+            return None
+        key = {**self._features_key(machine), "layers": frozen.count, "version": HIDDEN_VERSION}
+        try:
+            arrays = self._cache.get("hidden", key, lambda: encode_hidden(frozen, self.tokens, machine, told))
+        except OSError as error:  # nowhere is room
+            self._tell("message", f"the frozen layers run in every epoch: {error}", level="warning")
+            return None
+        return HiddenTable(self.tokens, arrays["hidden"])
+
     def _features_key(self, machine: Machine) -> dict[str, Any]:
         # Threads and the cut into passes move the last bits of a float32, as in any run; they are left out.
         return {
@@ -182,6 +210,17 @@ class Prepared:
     def spec(self) -> JobSpec:
         """The resolved spec."""
         return self.resolved.spec
+
+    @property
+    def frozen_layers(self) -> FrozenLayers | None:
+        """The network's lowest layers, where they make the same of a row in every epoch."""
+        spec = self.spec
+        if not isinstance(self.network, NativeClassifier) or spec.tuning.type not in {"full", "top_layers"}:
+            return None
+        # Other texts, other word embeddings; and what is compiled is the whole network.
+        if self.augmenter is not None or "adversarial" in self.objective.needs or spec.training.compile:
+            return None
+        return self.network.frozen_layers
 
     def rows_of(self, part: Part) -> Rows:
         """The row numbers of one part."""
@@ -347,6 +386,34 @@ def encode_rows(
     encoder.cpu()
     assert features is not None, "there are rows"
     return features
+
+
+def encode_hidden(frozen: FrozenLayers, tokens: TokenTable, machine: Machine, told: Told) -> Iterator[Arrays]:
+    """Run frozen layers once over every row: hidden (T, D), flat, piece by piece.
+
+    `told(done, rows)` is called after each piece.
+    """
+    ends = np.cumsum(tokens.lengths)
+    cuts = np.unique(np.searchsorted(ends, np.arange(TOKENS_ENCODED_AT_ONCE, ends[-1], TOKENS_ENCODED_AT_ONCE)))
+    for rows in np.split(np.arange(len(ends)), cuts[cuts > 0]):
+        yield {"hidden": encode_hidden_rows(frozen, tokens, rows, machine)}
+        told(int(rows[-1]) + 1, len(ends))
+
+
+def encode_hidden_rows(frozen: FrozenLayers, tokens: TokenTable, rows: Rows, machine: Machine) -> NDArray[Any]:
+    """What frozen layers make of the tokens of rows that follow each other: (T, D), flat, as `as_array` makes it."""
+    _, flat = tokens.places(rows)
+    hidden: NDArray[Any] | None = None
+    for some in cut_step(rows, tokens.lengths, max_tokens=machine.micro_batch_tokens, max_rows=None):
+        inputs = {name: machine.put(tensor) for name, tensor in tokens.inputs_of(some).items()}
+        with machine.autocast():
+            vectors = as_array(frozen.encode(**inputs).cpu())  # (B, L, D)
+        is_real, places = tokens.places(some)
+        if hidden is None:
+            hidden = np.empty((len(flat), vectors.shape[2]), vectors.dtype)
+        hidden[places - flat[0]] = vectors[is_real]
+    assert hidden is not None, "there are rows"
+    return hidden
 
 
 def logits_of(network: nn.Module, examples: Examples, rows: Rows, machine: Machine) -> NDArray[np.float32]:
