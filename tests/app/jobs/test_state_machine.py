@@ -30,7 +30,7 @@ from app.jobs.states import ENDED
 from tests.app.jobs.house import CAP, LEASE, House
 
 STORIES = settings(
-    max_examples=30,
+    max_examples=20,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,  # the same stories every time: a failure is one of the code, not of the day

@@ -243,6 +243,7 @@ _TREC = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[4] /
 
 
 @pytest.mark.data
+@pytest.mark.proof
 @pytest.mark.skipif(not _TREC.is_dir(), reason=f"{_TREC} is not there")
 @pytest.mark.parametrize("kind", ["lora", "adapter"])
 def test_minilm_learns_kinds_of_questions_at_the_default_rate(tmp_path: Path, kind: str) -> None:
