@@ -181,7 +181,7 @@ def measure_trainer(parts: dict[str, list[tuple[str, str]]], asked: Measured, *,
                 logging_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
-                use_cpu=True,
+                use_cpu=not torch.cuda.is_available(),  # where ours trains
                 **best,
             ),
             train_dataset=train,

@@ -26,13 +26,18 @@ def plan_epoch(rows: Rows, lengths: NDArray[np.int64], batch_size: int, seed: in
     steps: list[Rows] = []
     for start in range(0, len(shuffled), batch_size * POOL_STEPS):
         pool = shuffled[start : start + batch_size * POOL_STEPS]
-        blurred = lengths[pool] * generator.uniform(1 - BLUR, 1 + BLUR, len(pool))
-        pool = pool[np.argsort(blurred, kind="stable")]
+        pool = by_blurred_length(pool, lengths, generator)
         # The odd rows go first, where they are shortest: the smaller step then costs least padding.
         odd = len(pool) % batch_size
         cuts = list(range(odd, len(pool), batch_size))
         steps += [part for part in np.split(pool, cuts) if len(part)]
     return [steps[i] for i in generator.permutation(len(steps))]
+
+
+def by_blurred_length(rows: Rows, lengths: NDArray[np.int64], generator: np.random.Generator) -> Rows:
+    """The same rows, about from the shortest to the longest."""
+    blurred = lengths[rows] * generator.uniform(1 - BLUR, 1 + BLUR, len(rows))
+    return rows[np.argsort(blurred, kind="stable")]
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:

@@ -6,7 +6,7 @@ It knows labels as numbers, and no text. Every sampler makes as many steps as `s
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.data.batches import BLUR, Rows, plan_epoch, steps_per_epoch
+from ml.data.batches import Rows, by_blurred_length, plan_epoch, steps_per_epoch
 from ml.specs.samplers import ClassBalanced, MPerClass, Sampler
 
 
@@ -71,9 +71,7 @@ def _groups(
     groups = [np.empty((0, m), np.int64)]
     at_once = max(1, len(pool) // m)
     for _ in range(-(-count // at_once)):
-        turn = _take_turns(pool, at_once * m, generator)
-        blurred = lengths[turn] * generator.uniform(1 - BLUR, 1 + BLUR, len(turn))
-        turn = turn[np.argsort(blurred, kind="stable")]
+        turn = by_blurred_length(_take_turns(pool, at_once * m, generator), lengths, generator)
         groups.append(generator.permutation(turn.reshape(-1, m)))
     return np.concatenate(groups)[:count]
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +52,10 @@ class Machine:
     def put(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the device. A GPU copies it when it gets there: nobody waits."""
         return tensor if self.device == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def put_each(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same of tensors by name, such as a network's inputs."""
+        return {name: self.put(tensor) for name, tensor in tensors.items()}
 
 
 # Padded tokens of one forward pass on a GPU, at most: it is busy then.

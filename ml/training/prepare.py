@@ -375,7 +375,7 @@ def encode_rows(
     features: NDArray[np.float32] | None = None
     lengths, done = tokens.lengths[rows], 0
     for places in cut_step(np.arange(len(rows)), lengths, max_tokens=machine.micro_batch_tokens, max_rows=None):
-        inputs = {name: machine.put(tensor) for name, tensor in tokens.inputs_of(rows[places]).items()}
+        inputs = machine.put_each(tokens.inputs_of(rows[places]))
         with machine.autocast():
             vectors = encoder(**inputs).float().cpu().numpy()  # (B, D)
         if features is None:
@@ -405,7 +405,7 @@ def encode_hidden_rows(frozen: FrozenLayers, tokens: TokenTable, rows: Rows, mac
     _, flat = tokens.places(rows)
     hidden: NDArray[Any] | None = None
     for some in cut_step(rows, tokens.lengths, max_tokens=machine.micro_batch_tokens, max_rows=None):
-        inputs = {name: machine.put(tensor) for name, tensor in tokens.inputs_of(some).items()}
+        inputs = machine.put_each(tokens.inputs_of(some))
         with machine.autocast():
             vectors = as_array(frozen.encode(**inputs).cpu())  # (B, L, D)
         is_real, places = tokens.places(some)
@@ -423,7 +423,7 @@ def logits_of(network: nn.Module, examples: Examples, rows: Rows, machine: Machi
     answers: dict[int, NDArray[np.float32]] = {}
     with torch.no_grad():
         for some in cut_step(rows, examples.widths, max_tokens=machine.micro_batch_tokens, max_rows=None):
-            inputs = {name: machine.put(tensor) for name, tensor in examples.inputs_of(some).items()}
+            inputs = machine.put_each(examples.inputs_of(some))
             with machine.autocast():
                 logits = network(**inputs).in_full_precision().logits.cpu().numpy()
             answers.update(zip(some.tolist(), logits, strict=True))

@@ -55,9 +55,8 @@ class Batch:
 
     def part(self, places: Rows, machine: Machine) -> tuple[dict[str, Tensor], Targets]:
         """Inputs and targets of the rows at some places, on the device."""
-        inputs = self._examples.inputs_of(self._numbers[places])
-        on_device = {name: machine.put(tensor) for name, tensor in inputs.items()}
-        return on_device, self.targets.take(torch.from_numpy(places)).each(machine.put)
+        inputs = machine.put_each(self._examples.inputs_of(self._numbers[places]))
+        return inputs, self.targets.take(torch.from_numpy(places)).each(machine.put)
 
 
 @dataclass(frozen=True)
