@@ -1,8 +1,9 @@
 """One Settings class, read from `MINIMAND_*` variables once per process and passed in."""
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -71,6 +72,20 @@ class Settings(BaseSettings):
     model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")
     inference_threads: int = Field(0, ge=0, description="Threads of a forward pass; 0 takes every core.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+
+    environment: Literal["production", "test"] = Field(
+        "production", description="`test` allows what only tests of faults need: MINIMAND_CRASH_FILE."
+    )
+    crash_file: Path | None = Field(
+        None, description="Names a point at which a process kills itself, once (ml/crash_points.py). Tests alone."
+    )
+
+    @field_validator("crash_file")
+    @classmethod
+    def _refuse_in_production(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and info.data.get("environment") != "test":
+            raise ValueError("it kills processes on purpose, so MINIMAND_ENVIRONMENT must be `test`. Unset it")
+        return file
 
     @property
     def resolved_database_url(self) -> str:

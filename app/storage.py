@@ -12,6 +12,7 @@ from uuid import uuid4
 import fsspec
 
 from ml.artifact.manifest import MANIFEST, flush
+from ml.crash_points import crash_point
 
 CHUNK_BYTES = 1 << 20
 
@@ -38,6 +39,7 @@ class FileStore:
         try:
             shutil.copyfile(source, temporary)
             flush(temporary)
+            crash_point("store.before_rename")
             temporary.replace(target)
             for folder in {target.parent, *(folder.parent for folder in made)}:
                 flush(folder)
@@ -48,6 +50,8 @@ class FileStore:
         """Copy a local folder into the store, its manifest last."""
         files = sorted(p for p in source.rglob("*") if p.is_file())
         for path in sorted(files, key=lambda p: p == source / MANIFEST):
+            if path == source / MANIFEST:
+                crash_point("store.before_manifest")
             self.put_file(path, f"{key}/{path.relative_to(source).as_posix()}")
 
     def local_path(self, key: str) -> Path:

@@ -193,11 +193,11 @@ class RunningService:
         def look() -> set[int]:
             return {pid for pid in self.trainers() - self.trainers_at_work() if _cpu_seconds_of(pid) > 1}
 
-        return min(wait_until(look, PATIENCE_SECONDS, self._log_of_all))
+        return min(wait_until(look, PATIENCE_SECONDS, self.log_of_all))
 
     def wait_for_trainer(self, *, other_than: set[int] = frozenset()) -> int:  # type: ignore[assignment]
         """The pid of a trainer at work."""
-        return min(wait_until(lambda: self.trainers_at_work() - other_than, PATIENCE_SECONDS, self._log_of_all))
+        return min(wait_until(lambda: self.trainers_at_work() - other_than, PATIENCE_SECONDS, self.log_of_all))
 
     def _is_mine(self, words: Sequence[str]) -> bool:
         return any(word == str(self.home) or f"{self.home}/" in word for word in words)
@@ -213,10 +213,10 @@ class RunningService:
 
         def look() -> dict[str, Any] | None:
             job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").raise_for_status().json()
-            assert job["status"] in statuses or job["status"] not in ENDED, f"{job}\n{self._log_of_all()}"
+            assert job["status"] in statuses or job["status"] not in ENDED, f"{job}\n{self.log_of_all()}"
             return job if job["status"] in statuses else None
 
-        return wait_until(look, timeout_seconds, self._log_of_all)
+        return wait_until(look, timeout_seconds, self.log_of_all)
 
     def wait_for_checkpoint(self, client: httpx.Client, job_id: str, *, after: int = 0) -> int:
         """The step of a job's newest checkpoint, once there is one later than `after`."""
@@ -225,7 +225,7 @@ class RunningService:
             page = client.get(f"/v1/jobs/{job_id}/checkpoints", params={"limit": 100}).raise_for_status().json()
             return max((one["step"] for one in page["data"] if one["step"] > after), default=0)
 
-        return wait_until(look, PATIENCE_SECONDS, self._log_of_all)
+        return wait_until(look, PATIENCE_SECONDS, self.log_of_all)
 
     def run_directories(self) -> list[Path]:
         """What lies where trainers work."""
@@ -235,7 +235,7 @@ class RunningService:
         """What was begun in the store and never finished."""
         return list((self.home / "files").rglob(".tmp-*"))
 
-    def _log_of_all(self) -> str:
+    def log_of_all(self) -> str:
         return "\n".join(f"--- {program.log.name}\n{program.said()[-4000:]}" for program in self.programs)
 
 

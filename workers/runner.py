@@ -32,6 +32,7 @@ from app.storage import FileStore
 from ml.artifact.description import read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
 from ml.bases import find_base
+from ml.crash_points import crash_point
 from ml.specs.comparison import Comparison
 from ml.specs.job import JobSpec
 from ml.specs.losses.composition import Loss, teachers_of
@@ -47,7 +48,7 @@ LOOK_EVERY_SECONDS = 0.1
 WRITE_EVERY_SECONDS = 1.0
 
 # ml.training's exit statuses: a trainer that ends with one of these has said why, and trying again would not help.
-DONE, STOPPED = 0, 75
+DONE, STOPPED, DISK_FULL = 0, 75, 76
 OUT_OF_MEMORY = 77
 FINAL = (OUT_OF_MEMORY, 78, 79)
 
@@ -139,8 +140,10 @@ class _Run:
     def run_child(self, stopping: threading.Event) -> Released | None:
         """From a claimed row to an end, or back to the queue."""
         job = self.prepare()
+        crash_point("run.after_prepare")
         trainer = self.spares.start_trainer(self.folder, self.environment)
         try:
+            crash_point("run.after_start")
             status, reason = self.watch(trainer, stopping)
         finally:
             trainer.kill()
@@ -154,6 +157,9 @@ class _Run:
             self.fail(_read_error(self.folder, status))
             return None
         is_graceful = status == STOPPED or stopping.is_set() or self.wanted is not None
+        if status == DISK_FULL:
+            reason = _read_error(self.folder, status)["message"]
+            stopping.wait(self.settings.poll_seconds)  # room may come; it must not cost all attempts in a moment
         return self.release(charge=not is_graceful, reason=reason or _how_it_ended(status))
 
     # ------------------------------------------------------------------------------------------------------- before
@@ -321,7 +327,9 @@ class _Run:
         checkpoint_id = new_id("ckpt")
         key = f"{self.prefix}/checkpoints/{checkpoint_id}"
         try:
+            crash_point("checkpoint.before_store")
             self.store.put_folder(source, key)
+            crash_point("checkpoint.after_store")
             row = CheckpointRow(
                 id=checkpoint_id,
                 job_id=self.claim.job_id,
@@ -348,6 +356,7 @@ class _Run:
             self.store.delete(key)
             log.warning("job %s: checkpoint %s was not stored: %s", self.claim.job_id, name, error)
             return
+        crash_point("checkpoint.after_commit")
         self.checkpoint_ids[name] = checkpoint_id
         self.forget_old_checkpoints()
 
@@ -356,6 +365,7 @@ class _Run:
             old = repository.newest_checkpoints(session, self.claim.job_id)[self.settings.keep_checkpoints :]
             for row in old:
                 repository.delete_checkpoint(session, row.id)
+        crash_point("checkpoint.after_forget")
         for row in old:
             with suppress(OSError):  # debris is no reason to stop a healthy trainer
                 self.store.delete(row.folder)
@@ -368,9 +378,12 @@ class _Run:
         try:
             manifest = verify_folder(artifact)
             description = read_description(artifact)
+            crash_point("model.before_store")
             base_key = self.store_base(base, description.base_sha256) if description.head != "native" else None
+            crash_point("model.after_base")
             key = f"{self.prefix}/artifact"
             self.store.put_folder(artifact, key)
+            crash_point("model.after_store")
         except DamagedFolderError as error:
             return self.release(charge=True, reason=f"its model is damaged: {error}")
         model = ModelRow(
@@ -406,6 +419,7 @@ class _Run:
             if self.persist(lambda session: session.get(ModelRow, model.id)) is None:
                 self.store.delete(key)
                 raise
+        crash_point("model.after_commit")
         return None
 
     def store_base(self, folder: Path, sha256: str) -> str:

@@ -18,6 +18,7 @@ from app.jobs import repository
 from app.jobs.repository import Claim
 from app.queue import JobQueue
 from app.settings import Settings
+from ml.crash_points import crash_point
 from workers.devices import Slot
 from workers.runner import Runner
 from workers.spares import Spares
@@ -101,7 +102,9 @@ class Slots:
                     self._wait(rings)
                     continue
                 log.info("job %s fence %d: claimed by %s", claim.job_id, claim.fence, slot.name)
+                crash_point("run.after_claim")
                 released = self._runner.run(claim, slot.environment, self._stopping)
+                crash_point("run.after_release")
                 if released is not None and released.status == "queued":
                     self._queue.wake(released.queue)
             except UnavailableError as error:

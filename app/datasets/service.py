@@ -23,6 +23,7 @@ from app.ids import new_id
 from app.keys.service import Caller
 from app.settings import Settings
 from app.storage import FileStore
+from ml.crash_points import crash_point
 from ml.data.report import IngestOptions, IngestReport
 from ml.recommendation import Recommendation, recommend
 from ml.resolve import needed_headers
@@ -66,11 +67,13 @@ class DatasetService:
             # The file first: a row never points to nothing.
             key = row.file
             self._store.put_file(parsed, key)
+            crash_point("dataset.after_store")
         try:
             created = create_once(self._database, DatasetRow, idempotency, lambda session: _added(session, row))
         except BaseException:
             self._delete_unless_stored(caller.project_id, key)
             raise
+        crash_point("dataset.after_commit")
         if created is not row:
             self._store.delete(key)
         return created

@@ -1,5 +1,6 @@
 """Every error leaves in one shape: {"error": {message, type, param, code}}. The only place that maps errors to HTTP."""
 
+import errno
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from app.errors import AuthenticationError, InvalidInputError, ServiceError, UnsupportedMediaTypeError
+from app.errors import (
+    AuthenticationError,
+    InvalidInputError,
+    ServiceError,
+    UnavailableError,
+    UnsupportedMediaTypeError,
+)
 from app.http.auth import authenticate_request
 from ml.specs.errors import Problem, SpecError, explain
 
@@ -40,6 +47,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(SpecError, _spec_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(OSError, _os_error)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -121,6 +129,19 @@ def http_error_reply(request: Request, error: HTTPException) -> JSONResponse:
         "code": CODES.get(error.status_code, "bad_request"),
     }
     return JSONResponse({"error": body}, error.status_code, error.headers)
+
+
+async def _os_error(_request: Request, error: Exception) -> JSONResponse:
+    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    log.error("there is no room on the disk: %s", error)
+    return error_reply(
+        UnavailableError(
+            "There is no room on the server's disk. Nothing was changed; repeat the request once there is.",
+            code="disk_full",
+            retry_after=60,
+        )
+    )
 
 
 async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:

@@ -27,6 +27,7 @@ from app.keys.service import Caller
 from app.models.service import ModelService
 from app.queue import JobQueue
 from ml.comparisons import resolve_comparison
+from ml.crash_points import crash_point
 from ml.resolve import Cells, Resolved, needed_headers, resolve
 from ml.specs.comparison import Comparison
 from ml.specs.errors import SpecError, refuse
@@ -76,11 +77,14 @@ class JobService:
             session.add(row)
             session.flush()
             repository.append_events(session, row.id, [status_event("queued", "queued")])
+            crash_point("job.before_commit")
             return row
 
         stored = create_once(self._database, JobRow, idempotency, insert)
+        crash_point("job.after_commit")
         if stored.id == row.id:
             self._queue.wake(stored.queue)
+        crash_point("job.after_wake")
         return stored
 
     def validate(self, caller: Caller, spec: JobSpec) -> JobValidation:

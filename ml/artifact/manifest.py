@@ -3,14 +3,17 @@
 The same for checkpoints and artifacts. It knows files, not what is in them.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ml.crash_points import crash_point
 
 MANIFEST = "manifest.json"
 
@@ -19,26 +22,39 @@ class DamagedFolderError(Exception):
     """A folder that does not verify: it names the file and what is wrong with it."""
 
 
+class DiskFullError(OSError):
+    """A folder that could not be written because there was no room."""
+
+
 @contextmanager
-def publish_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
+def publish_folder(target: Path, kind: str, facts: Mapping[str, Any]) -> Iterator[Path]:
     """Give the block an empty folder to fill; then hash, flush, rename to `target`, and read it all back.
 
-    `facts` goes into the manifest. When the block fails nothing is left behind.
+    `kind`, what the folder is, and `facts` go into the manifest. When the block fails nothing is left behind. Raises
+    DiskFullError where there is no room for it.
     """
     temporary = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        crash_point(f"{kind}.after_files")
         files = {path.relative_to(temporary).as_posix(): _describe(path, flush=True) for path in _files(temporary)}
         manifest = temporary / MANIFEST
-        content = {**facts, "files": files}
+        content = {"kind": kind, **facts, "files": files}
         manifest.write_text(json.dumps({**content, "sha256": _digest(content)}, indent=1, sort_keys=True))
         flush(manifest)
         flush(temporary)
+        crash_point(f"{kind}.after_manifest")
         temporary.rename(target)
+        crash_point(f"{kind}.after_rename")
         flush(target.parent)
         verify_folder(target)
+    except Exception as error:
+        # safetensors has an error of its own, and only its words say what the kernel said.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error):
+            raise DiskFullError(errno.ENOSPC, f"there is no room on the disk for {kind} {target.name}") from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

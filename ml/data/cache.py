@@ -88,7 +88,7 @@ class ArrayCache:
                 unfinished = Path(stack.enter_context(TemporaryDirectory(prefix=_UNFINISHED, dir=folder)))
                 stack.enter_context(_held(unfinished))
             entry = unfinished / "entry"
-            with publish_folder(entry, {"key": dict(key)}) as temporary:
+            with publish_folder(entry, "cache", {"key": dict(key)}) as temporary:
                 _write(temporary, make())
             arrays = _open(entry)
             with suppress(OSError):  # another run was quicker; ours are as good, if only for us

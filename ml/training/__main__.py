@@ -3,8 +3,8 @@
 It needs no service around it. `python -m ml.training --spare HOME PARENT_PID NICE` does its imports first and is told
 its run directory by standard input; HOME only says whose it is.
 
-Exit status: 0 done · 75 stopped with a checkpoint · 77 out of memory by its own limit · 78 non-finite loss ·
-79 bad spec or data. A signal, or another status, is a crash.
+Exit status: 0 done · 75 stopped with a checkpoint · 76 disk full · 77 out of memory by its own limit ·
+78 non-finite loss · 79 bad spec or data. A signal, or another status, is a crash.
 """
 
 import logging
@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -21,6 +22,7 @@ from queue import SimpleQueue
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it reports every new head as missing weights
 
+from ml.artifact.manifest import DiskFullError
 from ml.lifeline import tie_to_parent, watch_stdin
 from ml.specs.errors import SpecError
 from ml.training.errors import ExitCode, ExportError, NonFiniteLossError, NothingToLearnError, StoppedError
@@ -73,6 +75,10 @@ def run_to_the_end(folder: Path, *, is_settled: bool) -> int:
     except ExportError as error:
         run.fail("export_failed", str(error))
         return _report(ExitCode.BAD_INPUT, error)
+    except DiskFullError as error:
+        with suppress(OSError):  # which this too may find
+            run.fail("disk_full", str(error.strerror))
+        return _report(ExitCode.DISK_FULL, error)
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         if not _is_out_of_memory(error):
             raise

@@ -73,7 +73,7 @@ def save_checkpoint(
         "fingerprint": fingerprint,
         "python_rng": _python(),
     }
-    with publish_folder(target, facts) as temporary:
+    with publish_folder(target, "checkpoint", facts) as temporary:
         save_file(contiguous(trainable_state(network)), temporary / WEIGHTS)
         save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
         save_file(contiguous(objective.state_dict()), temporary / OBJECTIVE)

@@ -182,9 +182,8 @@ class _Runs:
             said += f": {metric} {'undefined' if value is None else format(value, '.4f')}"
             self.run.tell("metrics", said, {"step": count, "values": values})
         checkpoints = self.run.checkpoints
-        with publish_folder(
-            checkpoints / f"step-{count:08d}", {"step": count, "fingerprint": self.fingerprint}
-        ) as folder:
+        facts = {"step": count, "fingerprint": self.fingerprint}
+        with publish_folder(checkpoints / f"step-{count:08d}", "checkpoint", facts) as folder:
             (folder / RUNS).write_text(json.dumps([{**vars(one), "answers": None} for one in self.made]))
             if self.comparison.folds:
                 answers = {str(i): one.answers for i, one in enumerate(self.made) if one.answers is not None}

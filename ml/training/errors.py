@@ -8,6 +8,7 @@ class ExitCode(IntEnum):
 
     DONE = 0
     STOPPED = 75  # asked to stop; a checkpoint was written if a step had been made
+    DISK_FULL = 76  # the run may be tried again
     OUT_OF_MEMORY = 77  # by its own memory limit
     NON_FINITE_LOSS = 78
     BAD_INPUT = 79  # a spec or data that cannot be trained on

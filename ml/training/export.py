@@ -81,7 +81,7 @@ def export_artifact(
     if prepared.encoder is not None:
         _write_base(run.base, prepared, probe)
     shutil.rmtree(run.artifact, ignore_errors=True)
-    with publish_folder(run.artifact, {"kind": "artifact"}) as folder:
+    with publish_folder(run.artifact, "artifact", {}) as folder:
         write_description(folder, described)
         if isinstance(network, FeatureHead):
             save_file(_head_tensors(network.head), folder / HEAD)
@@ -124,7 +124,7 @@ def _probe_logits(prepared: Prepared, probe: TokenTable) -> NDArray[np.float32]:
 def _write_base(folder: Path, prepared: Prepared, probe: TokenTable) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     assert prepared.encoder is not None
-    with publish_folder(folder, {"kind": "encoder", "base_sha256": prepared.base_sha256}) as temporary:
+    with publish_folder(folder, "encoder", {"base_sha256": prepared.base_sha256}) as temporary:
         # Nothing here depends on the run: every head over this encoder finds the same folder.
         _copy_tokenizer(prepared.base, temporary, None)
         shutil.copyfile(prepared.base / "config.json", temporary / "config.json")

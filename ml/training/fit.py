@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ml.artifact.manifest import newest_verified
+from ml.artifact.manifest import DiskFullError, newest_verified
 from ml.bases import small_files
 from ml.data.batches import Rows, steps_per_epoch
 from ml.data.splits import Part
@@ -326,23 +326,28 @@ class _Loop:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint, and say so."""
+        """Write a checkpoint, and say so. Where the disk is full the run goes on with those it has."""
         if self.position.step == 0:
             return
         self.read()
-        folder = save_checkpoint(
-            self.run.checkpoints,
-            self.network,
-            self.objective,
-            self.optimizer,
-            self.scaler,
-            self.position,
-            self.best,
-            None if self.average is None else self.average.weights,
-            fingerprint=self.fingerprint,
-            copied=small_files(self.prepared.base),
-        )
-        self.saved_at = time.monotonic()
+        try:
+            folder = save_checkpoint(
+                self.run.checkpoints,
+                self.network,
+                self.objective,
+                self.optimizer,
+                self.scaler,
+                self.position,
+                self.best,
+                None if self.average is None else self.average.weights,
+                fingerprint=self.fingerprint,
+                copied=small_files(self.prepared.base),
+            )
+        except DiskFullError as error:
+            self.run.tell("message", f"{error.strerror}; the newest before it is kept", level="warning")
+            return
+        finally:
+            self.saved_at = time.monotonic()
         data = {
             "folder": folder.name,
             "step": self.position.step,

@@ -1,5 +1,6 @@
 """Errors: one shape for every failure, and nothing of our insides in it."""
 
+import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ class BrokenHouse(AppHouse):
                 "busy": UnavailableError("Too much to do.", code="busy", retry_after=7),
                 "gone": NotFoundError("It isn't there.", code="thing_not_found", param="/thing"),
                 "teapot": HTTPException(418, "short and stout"),
+                "full": OSError(errno.ENOSPC, "No space left on device", SECRET),
+                "denied": PermissionError(errno.EACCES, "Permission denied", SECRET),
             }[kind]
 
         self.app.add_api_route("/fail/{kind}", fail, methods=["GET", "POST"], include_in_schema=False)
@@ -37,11 +40,12 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokenHouse]:
     house.close()
 
 
+@pytest.mark.parametrize("kind", ["fault", "denied"])
 def test_an_unhandled_fault_is_a_500_that_tells_nothing_of_our_insides(
-    house: BrokenHouse, caplog: pytest.LogCaptureFixture
+    house: BrokenHouse, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     with caplog.at_level(logging.ERROR):
-        reply = house.client.get("/fail/fault", headers={"x-request-id": "my-request"})
+        reply = house.client.get(f"/fail/{kind}", headers={"x-request-id": "my-request"})
     assert reply.status_code == 500
     error = error_of(reply)
     assert (error["type"], error["param"], error["code"]) == ("server_error", None, "internal_error")
@@ -50,6 +54,13 @@ def test_an_unhandled_fault_is_a_500_that_tells_nothing_of_our_insides(
         assert inside not in reply.text
     # Whoever runs the service finds the whole story in the log.
     assert SECRET in caplog.text
+
+
+def test_a_full_disk_is_said_and_may_pass(house: BrokenHouse) -> None:
+    reply = house.client.get("/fail/full")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
+    assert error_of(reply)["code"] == "disk_full"
+    assert SECRET not in reply.text
 
 
 def test_a_refusal_keeps_its_words_its_place_and_its_status(house: BrokenHouse) -> None:

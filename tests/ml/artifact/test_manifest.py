@@ -1,15 +1,18 @@
 """A folder is whole or not there, and damage to any file of it is found."""
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from ml.artifact.manifest import (
     MANIFEST,
     DamagedFolderError,
+    DiskFullError,
     folder_bytes,
     manifest_sha256,
     newest_verified,
@@ -24,7 +27,7 @@ FILES = {"weights.bin": bytes(range(256)) * 40, "config.json": b"{}", "inner/emp
 
 
 def publish(target: Path, **facts: object) -> Path:
-    with publish_folder(target, facts) as folder:
+    with publish_folder(target, "test", facts) as folder:
         for name, content in FILES.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
@@ -51,8 +54,21 @@ def test_the_same_content_has_the_same_digest(tmp_path: Path) -> None:
     assert manifest_sha256(first) == manifest_sha256(again) != manifest_sha256(other)
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: … (os error 28)")]
+)
+def test_a_full_disk_has_a_name_of_its_own_and_leaves_nothing_behind(tmp_path: Path, error: Exception) -> None:
+    with (
+        pytest.raises(DiskFullError, match="no room on the disk for test target"),
+        publish_folder(tmp_path / "target", "test", {}) as folder,
+    ):
+        (folder / "half").write_bytes(b"written")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), publish_folder(tmp_path / "target", {}) as folder:
+    with pytest.raises(ZeroDivisionError), publish_folder(tmp_path / "target", "test", {}) as folder:
         (folder / "half").write_bytes(b"written")
         _ = 1 / 0
     assert list(tmp_path.iterdir()) == []

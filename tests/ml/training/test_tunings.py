@@ -1,10 +1,7 @@
 """Every tuning: it learns, only what it names changes, and what was trained is what is saved and served."""
 
-import csv
-import os
 import re
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from ml.artifact.description import ONNX, read_description
-from ml.bases import DEFAULT_BASE, find_base
 from ml.inference.classifier import OnnxClassifier, open_session
 from ml.training.errors import StoppedError
 from ml.training.export import export_artifact
@@ -237,28 +233,3 @@ def test_terms_that_train_the_encoder_reach_it(trainer: Trainer, kind: str, term
 def test_words_that_do_not_train_are_left_whole(trainer: Trainer, kind: str) -> None:
     prepared: Any = trainer.prepare(trainer.lay_out(f"words-{kind}", kind))
     assert len(prepared.network.model.get_input_embeddings().weight) == prepared.network.model.config.vocab_size
-
-
-_TREC = Path(os.environ.get("MINIMAND_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data") / "trec"
-
-
-@pytest.mark.data
-@pytest.mark.proof
-@pytest.mark.skipif(not _TREC.is_dir(), reason=f"{_TREC} is not there")
-@pytest.mark.parametrize("kind", ["lora", "adapter"])
-def test_minilm_learns_kinds_of_questions_at_the_default_rate(tmp_path: Path, kind: str) -> None:
-    rows = []
-    for part, most in (("train", 640), ("test", 200)):
-        with (_TREC / f"{part}.csv").open(newline="", encoding="utf-8") as file:
-            rows += [(row["text"], row["label"], part) for row in islice(csv.DictReader(file), most)]
-    run = lay_out(
-        tmp_path,
-        rows=rows,
-        headers=("text", "label", "split"),
-        model=DEFAULT_BASE,
-        tuning=kind,
-        split={"validation": 0, "test": 0},
-        training={"epochs": 3, "batch_size": 16},
-    )
-    fitted = fit_run(run, prepare_run(run, find_base(DEFAULT_BASE, {})))
-    assert fitted.metrics["test"]["accuracy"] > 0.7  # the most frequent label has under 0.3
