@@ -16,7 +16,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from tests.faults.site import ROWS, Record, Site, digest_of_weights
+from tests.faults.site import ROWS, Record, Site, Watch, digest_of_weights
 from tests.service import RunningService, all_items, running, upload
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "faults.json"
@@ -102,6 +102,7 @@ class Houses:
         self._folder, self._request, self._stack = folder, request, stack
         self._made: dict[str, tuple[RunningService, str]] = {}
         self._weights: dict[str, str] = {}
+        self.models: dict[str, str] = {}  # one that each installation serves
         self.crash_file = folder / "crash"
 
     def get(self, kind: str) -> tuple[RunningService, str]:
@@ -117,20 +118,27 @@ class Houses:
             service.start_api()
             with service.client() as client:
                 self._made[kind] = service, upload(client, ROWS)
+            self._weights["full"], self.models[kind] = self._train(kind, "full")
         return self._made[kind]
 
     def weights_of(self, work: str) -> str:
         """The digest of what a piece of work comes to when nothing happens to it."""
         if work not in self._weights:
-            service, dataset = self.get("sqlite")
-            with service.client() as client:
-                site = Site(service, client, dataset, Record("", 0), self.weights_of)
-                worker = service.start_worker()
-                job = site.submit(work, checkpoint_every_seconds=86_400)
-                service.wait_for_job(client, job, ["succeeded"])
-                assert worker.stop() == 0
-            self._weights[work] = digest_of_weights(service, job)
+            self.get("sqlite")  # which may have done it
+        if work not in self._weights:
+            self._weights[work], _ = self._train("sqlite", work)
         return self._weights[work]
+
+    def _train(self, kind: str, work: str) -> tuple[str, str]:
+        """Do a piece of work in one go: the weights' digest, and the model."""
+        service, dataset = self._made[kind]
+        with service.client() as client:
+            site = Site(service, client, dataset, Record("", 0), self.weights_of)
+            worker = service.start_worker()
+            job = site.submit(work, checkpoint_every_seconds=86_400)
+            model = service.wait_for_job(client, job, ["succeeded"])["model_id"]
+            assert worker.stop() == 0
+        return digest_of_weights(service, job), model
 
     def _new_postgres(self) -> str:
         uri: str = self._request.getfixturevalue("postgres_server")
@@ -146,13 +154,19 @@ def houses(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 @pytest.fixture
-def site(houses: Houses, record: Record) -> Iterator[Site]:
+def site(houses: Houses, record: Record, request: pytest.FixtureRequest) -> Iterator[Site]:
     """A lasting installation; a test's workers end with the test."""
-    service, dataset = houses.get("postgres" if record.seed % 2 else "sqlite")
+    kind = "postgres" if record.seed % 2 else "sqlite"
+    service, dataset = houses.get(kind)
     before = len(service.programs)
     with service.client() as client:
         site = Site(service, client, dataset, record, houses.weights_of)
+        is_api_hit = request.node.get_closest_marker("row").kwargs.get("kills_api", False)
+        watch = None if is_api_hit else Watch(service, houses.models[kind])
         yield site
+        if watch is not None:
+            watch.stop()
+            assert watch.failures == []
         for status in ("queued", "running", "paused"):
             for job in all_items(site.client, "/v1/jobs", status=status):
                 site.client.post(f"/v1/jobs/{job['id']}/cancel")  # of a test that failed: the next must not run it

@@ -5,6 +5,7 @@ they were interrupted. In the end `settle` goes through everything: invariants I
 """
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -50,6 +51,35 @@ class Record:
     repeated_steps: int = 0
     recoveries: list[float] = field(default_factory=list)  # seconds from a fault to the next step, or to the next claim
     failed: bool = False
+
+
+class Watch:
+    """Asks the API for its health and for a prediction all the while; both must always be answered."""
+
+    def __init__(self, service: RunningService, model: str) -> None:
+        self._call = {"model": model, "input": "where is my parcel"}
+        self._client = service.client()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.failures: list[str] = []
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._over.set()
+        self._thread.join()
+        self._client.close()
+
+    def _watch(self) -> None:
+        answers: set[str] = set()
+        while not self._over.wait(0.5):
+            try:
+                self._client.get("/healthz").raise_for_status()
+                reply = self._client.post("/v1/predictions", json=self._call).raise_for_status()
+                answers.add(json.dumps(reply.json()["results"]))
+                assert len(answers) == 1, answers
+            except (httpx.HTTPError, AssertionError) as error:
+                self.failures.append(f"{time.time():.1f} {error!r}")
 
 
 @dataclass

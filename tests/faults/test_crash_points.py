@@ -42,7 +42,9 @@ def wait_for_crash(site: Site, crash: Any) -> None:
     wait_until(lambda: not crash.file.exists(), PATIENCE_SECONDS, site.service.log_of_all)
 
 
-@pytest.mark.row("the API crashes while it accepts; the client asks again with its Idempotency-Key", runs=2)
+@pytest.mark.row(
+    "the API crashes while it accepts, and is asked again", runs=2, kills_api=True
+)
 @points("api")
 def test_what_is_asked_twice_because_the_api_died_is_there_once(site: Site, crash: Any, point: str) -> None:
     api = next(program for program in reversed(site.service.programs) if "api" in program.log.name)
@@ -93,7 +95,7 @@ def test_a_run_whose_worker_died_is_finished_once_by_the_next(site: Site, crash:
     assert reasons == ["queued", "claimed", *again, "succeeded"]
 
 
-@pytest.mark.row("the trainer crashes at each step of saving a folder", runs=2)
+@pytest.mark.row("the trainer crashes at each step of saving a folder", runs=1)
 @points("trainer")
 def test_a_folder_whose_writer_died_is_old_or_new_and_never_mixed(site: Site, crash: Any, point: str) -> None:
     if point.startswith("cache."):  # which an earlier job filled
