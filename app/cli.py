@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from app.db.session import Database
     from app.settings import Settings
+    from app.storage import FileStore
     from app.supervisor import ChildSpec
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -125,6 +127,23 @@ def migrate(home: Path | None) -> None:
 
 
 @main.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@_home_option
+def prune(dry_run: bool, home: Path | None) -> None:
+    """Remove old checkpoints and orphaned files now."""
+    settings = _load_settings(home)
+    with _opened(settings) as (database, store):
+        from app.retention import Retention
+
+        count = total = 0
+        for removal in Retention(database, store, settings).sweep(is_dry=dry_run):
+            click.echo(f"{_shown_bytes(removal.bytes):>10}  {removal.what}: {removal.name}")
+            count, total = count + 1, total + removal.bytes
+    verb = "would go" if dry_run else "went"
+    click.echo(f"{count} thing{'' if count == 1 else 's'}, {_shown_bytes(total)} {verb}.")
+
+
+@main.command()
 @click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your own labelled file.")
 @click.option("--text", help="Its column that holds the text.")
 @click.option("--label", help="Its column that holds the label.")
@@ -200,6 +219,14 @@ def _shown(value: object) -> str:
     return redact_url(f"{value:g}" if isinstance(value, float) else str(value))
 
 
+def _shown_bytes(count: int) -> str:
+    """In the largest decimal unit of which there is one."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
 def _configure_logging(settings: "Settings") -> None:
     logging.basicConfig(level=settings.log_level, format=_LOG_FORMAT)
     if settings.log_level != "DEBUG":
@@ -227,6 +254,22 @@ def _explained() -> Iterator[None]:
         _fail(str(error))
     except (OperationalError, UnavailableError) as error:
         _fail(f"The database cannot be used now: {getattr(error.__cause__, 'orig', None) or error.__cause__ or error}")
+
+
+@contextlib.contextmanager
+def _opened(settings: "Settings") -> "Iterator[tuple[Database, FileStore]]":
+    """The database, whose schema must be the present one, and the file store."""
+    from app.db.migrate import require_current
+    from app.db.session import Database
+    from app.storage import FileStore
+
+    with _explained():
+        database = Database(settings.resolved_database_url)
+        try:
+            require_current(database)
+            yield database, FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
+        finally:
+            database.close()
 
 
 def _migrate(settings: "Settings") -> None:
@@ -258,15 +301,8 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
     settings = _load_settings(home, port)
     _configure_logging(settings)
 
-    from app.db.migrate import require_current
-    from app.db.session import Database
-
-    with _explained():
-        database = Database(settings.resolved_database_url)
-        try:
-            require_current(database)
-        finally:
-            database.close()
+    with _opened(settings):
+        pass
 
     import uvicorn
 

@@ -1,5 +1,9 @@
 """What the service refuses, as exceptions. `app.http.errors` turns them into replies; nothing else does."""
 
+from collections.abc import Sequence
+
+_NAMED_JOBS = 5
+
 
 class ServiceError(Exception):
     """A refusal a caller can act on.
@@ -45,6 +49,18 @@ class ConflictError(ServiceError):
 
     status = 409
     type = "conflict_error"
+
+
+class InUseError(ConflictError):
+    """A thing that cannot be deleted while jobs need it."""
+
+    def __init__(self, kind: str, thing_id: str, job_ids: Sequence[str]) -> None:
+        named, more = job_ids[:_NAMED_JOBS], len(job_ids) - _NAMED_JOBS
+        shown = ", ".join(named) + (f" and {more} more" if more > 0 else "")
+        super().__init__(
+            f"The {kind} '{thing_id}' is still used by {shown}. Cancel what has not ended, or wait for it.",
+            code=f"{kind}_in_use",
+        )
 
 
 class UnsupportedMediaTypeError(ServiceError):

@@ -25,9 +25,11 @@ from app.keys.service import KeyService
 from app.losses.routes import router as loss_routes
 from app.models.routes import router as model_routes
 from app.models.service import ModelService
+from app.periodic import Periodic
 from app.predictions.routes import router as prediction_routes
 from app.predictions.service import PredictionService
 from app.queue import JobQueue
+from app.retention import Retention, Sweeper
 from app.settings import Settings
 from app.storage import FileStore
 
@@ -43,6 +45,7 @@ def build_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         database=database,
+        store=store,
         queue=queue,
         keys=KeyService(database),
         base_models=base_models,
@@ -64,19 +67,26 @@ def build_services(settings: Settings) -> Services:
 def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     """The web application. role: api for everything, inference for predictions alone."""
     services = build_services(settings)
-    reconciler = Reconciler(services.database, services.queue, settings) if role == "api" else None
+    rounds: list[Periodic] = []
+    if role == "api":
+        retention = Retention(services.database, services.store, settings)
+        rounds = [
+            Reconciler(services.database, services.queue, settings),
+            Sweeper(retention, settings.home.resolve()),
+        ]
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        if reconciler:
-            reconciler.start()
+        for one in rounds:
+            one.start()
+        if role == "api":
             # Uploads are spooled here: the system's own temp folder may lie in memory.
             spool = settings.scratch / "spool"
             spool.mkdir(parents=True, exist_ok=True)
             tempfile.tempdir = str(spool)
         yield
-        if reconciler:
-            reconciler.stop()
+        for one in rounds:
+            one.stop()
         services.predictions.close()
         services.database.close()
 

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     )
     max_attempts: int = Field(3, ge=1, description="Attempts without a new checkpoint before a job fails.")
     keep_checkpoints: int = Field(2, ge=2, description="Newest checkpoints kept of each job.")
+    checkpoint_days: float = Field(
+        7, ge=0, description="Days after a job's end that its checkpoints are kept. Its model stays."
+    )
     training_queue: str = Field("cpu", pattern="^(cpu|gpu)$", description="Queue new training jobs go to.")
     devices: str = Field(
         "auto", description="What a worker trains on: auto, cpu, or GPU numbers such as 0,1. One training slot each."

@@ -4,8 +4,12 @@ A file appears whole or not at all: it is written under another name, flushed to
 that is published, `manifest.json` goes last, so a folder without one was never finished.
 """
 
+import logging
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,12 +20,24 @@ from ml.crash_points import crash_point
 
 CHUNK_BYTES = 1 << 20
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in the store."""
+
+    key: str
+    bytes: int
+    changed_at: float  # unix seconds, by the store's clock
+
 
 class FileStore:
     """Files under one root."""
 
     def __init__(self, url: str, cache: Path) -> None:
-        self._fs, root = fsspec.core.url_to_fs(url)
+        # A remembered listing would show what another process has deleted, and hide what it stored.
+        self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self._root = root.rstrip("/")
         self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
         self._cache = cache
@@ -93,16 +109,54 @@ class FileStore:
         names = self._fs.ls(path, detail=False) if self._fs.exists(path) else []
         return sorted(f"{key}/{name.rstrip('/').rpartition('/')[2]}" for name in names)
 
-    def delete(self, key: str) -> None:
-        """Remove a file or a folder; one that isn't there is no error."""
+    def files(self, key: str) -> Iterator[StoredFile]:
+        """Every file at or below a key, in no order; none where there is nothing."""
         path = self._path(key)
-        if self._fs.exists(path):
-            self._fs.rm(path, recursive=True)
+        if not self._is_local:
+            for name, info in self._fs.find(path, detail=True).items():
+                with suppress(FileNotFoundError):  # gone since it was listed
+                    changed_at = info.get("LastModified") or self._fs.modified(name)
+                    yield StoredFile(self._key(name), info["size"], changed_at.timestamp())
+            return
+        names = [path] if Path(path).is_file() else [f"{at}/{name}" for at, _, names in os.walk(path) for name in names]
+        for name in names:
+            with suppress(FileNotFoundError):  # gone, or renamed to what it was to be, since it was listed
+                status = Path(name).stat()
+                yield StoredFile(self._key(name), status.st_size, status.st_mtime)
+
+    def delete(self, key: str) -> None:
+        """Remove a file or a folder; one that isn't there is no error.
+
+        A manifest goes first, so that what is left when this is cut short is not taken for a whole folder.
+        """
+        path = self._path(key)
+        for doomed in (f"{path}/{MANIFEST}", path):
+            with suppress(FileNotFoundError):  # another process may be removing the same
+                if self._fs.exists(doomed):
+                    self._fs.rm(doomed, recursive=True)
         if not self._is_local:
             cached = self._cache / key
             shutil.rmtree(cached, ignore_errors=True)
             if cached.is_file():
                 cached.unlink(missing_ok=True)
+
+    def discard(self, key: str) -> None:
+        """Remove what no row names any more. Where that fails it is told, and left to the sweep."""
+        try:
+            self.delete(key)
+        except OSError as error:
+            log.warning("%s could not be removed and is left to the sweep: %s", key, error)
+
+    def remove_empty_folders(self, key: str, *, before: float) -> None:
+        """Remove the folders below a key that hold nothing and last changed before a time; object stores have none."""
+        if self._is_local:
+            for at, _, _ in os.walk(self._path(key), topdown=False):
+                with suppress(OSError):  # it is not empty, or gone
+                    if at != self._path(key) and Path(at).stat().st_mtime < before:
+                        Path(at).rmdir()
+
+    def _key(self, path: str) -> str:
+        return path.removeprefix(f"{self._root}/")
 
     def _path(self, key: str) -> str:
         if not key or key.startswith("/") or ".." in key.split("/"):

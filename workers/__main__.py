@@ -1,4 +1,4 @@
-"""`python -m workers`: a worker. Slots claim and run jobs; Celery rings; a thread reconciles."""
+"""`python -m workers`: a worker. Slots claim and run jobs; Celery rings; one thread reconciles, one sweeps."""
 
 import logging
 import sys
@@ -7,6 +7,7 @@ from app.db.migrate import SchemaError, require_current
 from app.db.session import Database
 from app.jobs.reconciler import Reconciler
 from app.queue import JobQueue
+from app.retention import Retention, Sweeper
 from app.settings import Settings
 from app.storage import FileStore
 from workers.celery_app import make_worker_app, serve
@@ -39,10 +40,15 @@ def main() -> int:
     spares = Spares(kept, settings.home.resolve(), nice=settings.trainer_nice)
     slots = Slots(plan, database, Runner(database, store, settings, spares), queue, settings, spares)
     reconciler = Reconciler(database, queue, settings)
+    retention = Retention(database, store, settings)
+    sweeper = Sweeper(retention, settings.home.resolve())
     slots.take_back()
     reconciler.run_once()
+    for removed in retention.sweep_runs():
+        log.info("removed %s: %s, %d bytes", removed.what, removed.name, removed.bytes)
     slots.start()
     reconciler.start()
+    sweeper.start()
     log.info("ready: %s", ", ".join(slots.names))
     try:
         # Celery exits by SystemExit; whatever ends it, the slots are stopped and waited for.
@@ -52,6 +58,7 @@ def main() -> int:
         spares.stop()
         slots.join()
         reconciler.stop()
+        sweeper.stop()
         database.close()
     return 0
 

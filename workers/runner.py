@@ -26,6 +26,7 @@ from app.errors import UnavailableError
 from app.ids import new_id
 from app.jobs import repository
 from app.jobs.repository import Claim, Event, LostClaimError, Released, status_event
+from app.jobs.setups import setup_of, teachers_in
 from app.models import repository as models
 from app.settings import Settings
 from app.storage import FileStore
@@ -33,9 +34,6 @@ from ml.artifact.description import read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
 from ml.bases import find_base
 from ml.crash_points import crash_point
-from ml.specs.comparison import Comparison
-from ml.specs.job import JobSpec
-from ml.specs.losses.composition import Loss, teachers_of
 from workers.child import TrainerProcess
 from workers.events import EventTail
 from workers.spares import Spares
@@ -231,7 +229,7 @@ class _Run:
     def teachers(self, job: JobRow) -> dict[str, tuple[str, str]]:
         """The folders of the models that the job's loss learns from, by id."""
         found: dict[str, tuple[str, str]] = {}
-        for name in {name for loss in _losses_of(job) for name in teachers_of(loss).values()}:
+        for name in set(teachers_in(setup_of(job)).values()):
             with self.database.read() as session:
                 model = models.find(session, job.project_id, name)
             if model is None:
@@ -367,8 +365,7 @@ class _Run:
                 repository.delete_checkpoint(session, row.id)
         crash_point("checkpoint.after_forget")
         for row in old:
-            with suppress(OSError):  # debris is no reason to stop a healthy trainer
-                self.store.delete(row.folder)
+            self.store.discard(row.folder)  # debris is no reason to stop a healthy trainer
 
     # -------------------------------------------------------------------------------------------------------- after
 
@@ -410,6 +407,9 @@ class _Run:
             )
             session.add(model)
             session.flush()
+            if base_key is not None:
+                # No sweep takes a shared encoder away from here on; one may have, since it was found above.
+                self.store_base(base, description.base_sha256)
             repository.append_events(session, job.id, [status_event("succeeded", "succeeded", model_id=model.id)])
 
         try:
@@ -508,14 +508,6 @@ class _Told:
         if (name := data.pop("checkpoint", None)) is not None:
             data["checkpoint_id"] = self._checkpoint_ids.get(name)
         self.events.append(Event(line["type"], line["message"], data, line["level"], line["created_at"]))
-
-
-def _losses_of(job: JobRow) -> list[Loss]:
-    """What a job trains with."""
-    if job.kind == "comparison":
-        return Comparison.model_validate(job.spec).losses
-    loss = JobSpec.model_validate(job.spec).loss
-    return [] if loss is None else [loss]
 
 
 def _how_it_ended(status: int) -> str:

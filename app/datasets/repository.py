@@ -3,9 +3,8 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.tables import DatasetRow, JobRow
+from app.db.tables import DatasetRow
 from app.http.pagination import PageRequest, fetch_page
-from app.jobs.states import LIVE
 
 
 def find(session: Session, project_id: str, dataset_id: str) -> DatasetRow | None:
@@ -29,13 +28,3 @@ def list_page(session: Session, project_id: str, request: PageRequest) -> tuple[
     """One page of the project's datasets, and whether more follow."""
     query = select(DatasetRow).where(DatasetRow.project_id == project_id)
     return fetch_page(session, query, DatasetRow.id, request)
-
-
-def live_job_id(session: Session, project_id: str, dataset_id: str) -> str | None:
-    """The oldest job that still needs the dataset."""
-    return session.scalar(
-        select(JobRow.id)
-        .where(JobRow.project_id == project_id, JobRow.dataset_id == dataset_id, JobRow.status.in_(LIVE))
-        .order_by(JobRow.id)
-        .limit(1)
-    )

@@ -16,10 +16,11 @@ from app.datasets.parser import Parser
 from app.datasets.schemas import DatasetRowItem, UploadForm, row_id, row_number
 from app.db.session import Database
 from app.db.tables import DatasetRow
-from app.errors import ConflictError, InvalidInputError, NotFoundError
+from app.errors import InUseError, InvalidInputError, NotFoundError
 from app.http.idempotency import create_once, find_created, idempotency_of
 from app.http.pagination import PageRequest
 from app.ids import new_id
+from app.jobs import repository as jobs
 from app.keys.service import Caller
 from app.settings import Settings
 from app.storage import FileStore
@@ -96,16 +97,13 @@ class DatasetService:
             return repository.list_page(session, project_id, request)
 
     def delete(self, project_id: str, dataset_id: str) -> None:
-        """Remove a dataset that no live job needs."""
+        """Remove a dataset that no live job needs, the row first. Raises NotFoundError and InUseError."""
         with self._database.write() as session:
             row = _found(repository.find_for_update(session, project_id, dataset_id), dataset_id)
-            if job_id := repository.live_job_id(session, project_id, dataset_id):
-                raise ConflictError(
-                    f"Dataset {dataset_id} is used by {job_id}, which has not ended. Cancel the job first.",
-                    code="dataset_in_use",
-                )
+            if users := jobs.live_with_dataset(session, project_id, dataset_id):
+                raise InUseError("dataset", dataset_id, users)
             session.delete(row)
-        self._store.delete(row.file)
+        self._store.discard(row.file)
 
     def facts(self, row: DatasetRow) -> DatasetFacts:
         """What parsing found."""

@@ -93,6 +93,13 @@ def create_once(
             return earlier
 
 
+def release_all_expired(session: Session) -> None:
+    """Forget the keys that are kept no longer. Nothing else clears one that is never sent again."""
+    for table in (DatasetRow, JobRow):
+        is_expired = (table.idempotency_key.is_not(None), table.created_at <= time.time() - KEPT_SECONDS)
+        session.execute(update(table).where(*is_expired).values(idempotency_key=None, request_sha256=None))
+
+
 def _release_expired(session: Session, table: type[Row], idempotency: Idempotency | None) -> None:
     if idempotency is not None:
         session.execute(

@@ -4,35 +4,24 @@ It is idempotent, so any number of processes may run it at once.
 """
 
 import logging
-import threading
 
 from app.db.session import Database
-from app.errors import UnavailableError
 from app.jobs import repository
+from app.periodic import Periodic
 from app.queue import JobQueue
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-class Reconciler:
-    """Runs the round every `poll_seconds`, in a thread of its own."""
+class Reconciler(Periodic):
+    """Runs the round every `poll_seconds`."""
 
     def __init__(self, database: Database, queue: JobQueue, settings: Settings) -> None:
+        super().__init__("reconciling", settings.poll_seconds)
         self._database = database
         self._queue = queue
         self._settings = settings
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the present round."""
-        self._stopping.set()
-        self._thread.join(timeout=10)
 
     def run_once(self) -> None:
         """One round."""
@@ -42,12 +31,3 @@ class Reconciler:
             log.warning("job %s lost its worker: %s", job.job_id, job.status)
             if job.status == "queued":
                 self._queue.wake(job.queue)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._settings.poll_seconds):
-            try:
-                self.run_once()
-            except UnavailableError as error:
-                log.warning("reconciling failed, trying again: %s", error.__cause__)
-            except Exception:  # the boundary of this thread: without it nobody here would look after lost jobs
-                log.exception("reconciling failed, trying again")

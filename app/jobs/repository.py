@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, literal, null, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, Text, case, cast, delete, func, literal, null, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
 from app.http.metadata import where_metadata
 from app.http.pagination import PageRequest, fetch_page
-from app.jobs.states import Wish
+from app.jobs.setups import models_of, setup_of
+from app.jobs.states import ENDED, LIVE, Wish
 
 Now = ColumnElement[float] | float
 
@@ -113,6 +114,14 @@ def reconcile(session: Session, *, cap: int, now: Now) -> list[Released]:
     """Give back every job whose worker let its lease run out."""
     expired = (JobRow.status == "running", JobRow.lease_until < now)
     return _let_go(session, expired, charge=True, cap=cap, reason="its worker's lease ran out", now=now)
+
+
+def running_claims(session: Session) -> set[Claim]:
+    """Every claim that is held."""
+    return {
+        Claim(row.id, row.fence)
+        for row in session.execute(select(JobRow.id, JobRow.fence).where(JobRow.status == "running"))
+    }
 
 
 def running_owners(session: Session, host: str) -> list[str]:
@@ -264,6 +273,21 @@ def list_jobs(
     return fetch_page(session, where_metadata(session, query, JobRow.extra, metadata), JobRow.id, page)
 
 
+def live_with_dataset(session: Session, project_id: str, dataset_id: str) -> list[str]:
+    """The jobs that still need a dataset, the oldest first."""
+    is_live = (JobRow.project_id == project_id, JobRow.status.in_(LIVE))
+    return list(session.scalars(select(JobRow.id).where(*is_live, JobRow.dataset_id == dataset_id).order_by(JobRow.id)))
+
+
+def live_with_model(session: Session, project_id: str, model_id: str) -> list[str]:
+    """The jobs that still need a model, to train it further or to learn from it; the oldest first."""
+    is_live = (JobRow.project_id == project_id, JobRow.status.in_(LIVE))
+    # The text of a spec may hold the id in other places, too: in its metadata, say.
+    holds_id = cast(JobRow.spec, Text).contains(model_id, autoescape=True)
+    rows = session.scalars(select(JobRow).where(*is_live, holds_id).order_by(JobRow.id))
+    return [row.id for row in rows if model_id in models_of(setup_of(row)).values()]
+
+
 def _where_status(query: Select[Any], shown: str) -> Select[Any]:
     wishes = {"cancelling": "cancel", "pausing": "pause"}
     if shown in wishes:
@@ -368,6 +392,13 @@ def newest_checkpoints(session: Session, job_id: str) -> list[CheckpointRow]:
     """A job's checkpoints, the highest step first."""
     query = select(CheckpointRow).where(CheckpointRow.job_id == job_id)
     return list(session.scalars(query.order_by(CheckpointRow.step.desc(), CheckpointRow.id.desc())))
+
+
+def checkpoints_of_ended(session: Session, before: float) -> list[CheckpointRow]:
+    """The checkpoints of all jobs that ended before a time, in unix seconds."""
+    has_ended = (JobRow.status.in_(ENDED), JobRow.finished_at < before)
+    query = select(CheckpointRow).join(JobRow, JobRow.id == CheckpointRow.job_id).where(*has_ended)
+    return list(session.scalars(query.order_by(CheckpointRow.id)))
 
 
 def list_checkpoints(session: Session, job_id: str, page: PageRequest) -> tuple[list[CheckpointRow], bool]:

@@ -22,8 +22,10 @@ from app.jobs import repository
 from app.jobs.estimate import check_memory, estimate
 from app.jobs.repository import status_event
 from app.jobs.schemas import JobValidation
+from app.jobs.setups import models_of
 from app.jobs.states import ENDED, SHORT_QUEUE, shown_status
 from app.keys.service import Caller
+from app.models import repository as models
 from app.models.service import ModelService
 from app.queue import JobQueue
 from ml.comparisons import resolve_comparison
@@ -71,9 +73,13 @@ class JobService:
         row = self._new_row(caller, kind, *self._fill_in(caller, spec))
 
         def insert(session: Session) -> JobRow:
-            # The dataset may have been deleted since it was read; from here on the job keeps it.
+            # What the job needs may have been deleted since it was read; from here on the job keeps it.
             if datasets.find_for_update(session, caller.project_id, spec.dataset) is None:
                 raise _no_dataset(spec)
+            # In the order of their ids: two submissions that lock the same models must not wait for each other.
+            for pointer, model_id in sorted(models_of(spec).items(), key=lambda item: item[1]):
+                if models.find_for_update(session, caller.project_id, model_id) is None:
+                    raise refuse(pointer, f"there is no model '{model_id}'.", "model_not_found")
             session.add(row)
             session.flush()
             repository.append_events(session, row.id, [status_event("queued", "queued")])

@@ -7,6 +7,7 @@ from fastapi import APIRouter, BackgroundTasks, Response
 from fastapi.responses import FileResponse
 
 from app.http.auth import Authenticated
+from app.http.errors import ErrorBody
 from app.http.metadata import MetadataFilter
 from app.http.pagination import NewestFirst, Page
 from app.http.services import Wired
@@ -47,9 +48,14 @@ def download_model(model_id: str, caller: Authenticated, services: Wired, backgr
     return FileResponse(file, media_type="application/zip", filename=f"{model_id}.zip")
 
 
-@router.delete("/{model_id}", status_code=204, summary="Delete a model")
+@router.delete(
+    "/{model_id}",
+    status_code=204,
+    summary="Delete a model",
+    responses={409: {"model": ErrorBody, "description": "A live job uses it"}},
+)
 def delete_model(model_id: str, caller: Authenticated, services: Wired) -> Response:
-    """The model and its files are gone; its job and dataset stay."""
+    """The model and its files are gone; its job and dataset stay. 409 while a live job starts or learns from it."""
     services.models.delete(caller.project_id, model_id)
     services.predictions.forget(model_id)
     return Response(status_code=204)

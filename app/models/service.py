@@ -7,8 +7,9 @@ from pathlib import Path
 
 from app.db.session import Database
 from app.db.tables import ModelRow
-from app.errors import NotFoundError
+from app.errors import InUseError, NotFoundError
 from app.http.pagination import PageRequest
+from app.jobs import repository as jobs
 from app.models import repository
 from app.models.download import assemble
 from app.storage import FileStore
@@ -25,11 +26,7 @@ class ModelService:
     def get_row(self, project_id: str, model_id: str) -> ModelRow:
         """A project's model. Raises NotFoundError."""
         with self._database.read() as session:
-            row = repository.find(session, project_id, model_id)
-        if row is None:
-            hint = " That is a job's id: its model_id names the model." if model_id.startswith("job_") else ""
-            raise NotFoundError(f"There is no model '{model_id}'.{hint}", code="model_not_found", param="/model")
-        return row
+            return _found(repository.find(session, project_id, model_id), model_id)
 
     def list_page(self, project_id: str, page: PageRequest, metadata: Mapping[str, str]) -> tuple[list[ModelRow], bool]:
         """One page of a project's models."""
@@ -37,11 +34,16 @@ class ModelService:
             return repository.list_models(session, project_id, page, metadata)
 
     def delete(self, project_id: str, model_id: str) -> None:
-        """Forget a model, then its files. The row goes first: a model that is listed can be served."""
-        row = self.get_row(project_id, model_id)
+        """Forget a model that no live job needs, then its files. Raises NotFoundError and InUseError.
+
+        The row goes first: a model that is listed can be served. A shared encoder is left to the sweep.
+        """
         with self._database.write() as session:
-            repository.delete_model(session, row.id)
-        self._store.delete(row.folder)
+            row = _found(repository.find_for_update(session, project_id, model_id), model_id)
+            if users := jobs.live_with_model(session, project_id, model_id):
+                raise InUseError("model", model_id, users)
+            session.delete(row)
+        self._store.discard(row.folder)
 
     def folders(self, row: ModelRow) -> tuple[Path, Path]:
         """Where a model's artifact and its runtime (session and tokenizer) can be read on this machine."""
@@ -57,3 +59,10 @@ class ModelService:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _found(row: ModelRow | None, model_id: str) -> ModelRow:
+    if row is None:
+        hint = " That is a job's id: its model_id names the model." if model_id.startswith("job_") else ""
+        raise NotFoundError(f"There is no model '{model_id}'.{hint}", code="model_not_found", param="/model")
+    return row

@@ -16,6 +16,8 @@ from app.settings import Settings
 
 Run = Callable[..., Result]
 
+COMMANDS = ("up", "api", "worker", "inference", "migrate", "prune", "demo", "settings")
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -35,13 +37,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_help_lists_every_command(run: Run) -> None:
     shown = run("--help")
     assert shown.exit_code == 0
-    for command in ("up", "api", "worker", "inference", "migrate", "demo", "settings"):
+    for command in COMMANDS:
         assert f"\n  {command} " in shown.output
     # A description that is cut short says too little.
     assert "..." not in shown.output.partition("Commands:")[2]
 
 
-@pytest.mark.parametrize("command", ["up", "api", "worker", "inference", "migrate", "demo", "settings"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_a_home(run: Run, command: str) -> None:
     shown = run(command, "--help").output
     assert "--home" in shown

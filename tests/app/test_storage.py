@@ -1,6 +1,7 @@
 """The file store, in a folder and in memory through fsspec: whole files or none, and nothing outside its root."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -139,6 +140,7 @@ def test_a_key_that_leads_elsewhere_is_refused(store: FileStore, tmp_path: Path,
         lambda: store.exists(key),
         lambda: store.children(key),
         lambda: store.delete(key),
+        lambda: list(store.files(key)),
     ):
         with pytest.raises(ValueError, match="not a storage key"):
             use()
@@ -175,6 +177,47 @@ def test_deleting_removes_a_file_or_a_folder_and_what_was_fetched_of_it(store: F
             store.local_path(key)
     assert not any(path.exists() for path in paths)
     assert store.local_path("folder2/kept.bin").read_bytes() == b"kept"
+
+
+def test_files_are_listed_with_size_and_age(store: FileStore, tmp_path: Path) -> None:
+    assert list(store.files("nowhere")) == []
+    begun = time.time() - 1
+    store.put_folder(_folder(tmp_path), "jobs/1")
+    store.put_file(_write(tmp_path / "one", b"12345"), "jobs/12/one.bin")
+    found = {file.key: file.bytes for file in store.files("jobs/1")}
+    assert found == {"jobs/1/a.bin": 1, "jobs/1/manifest.json": 2, "jobs/1/sub/z.bin": 1}
+    (one,) = store.files("jobs/12/one.bin")
+    assert (one.key, one.bytes) == ("jobs/12/one.bin", 5)
+    assert begun < one.changed_at < time.time() + 1
+
+
+def test_a_file_that_goes_while_files_are_listed_is_left_out(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.bin", "b.bin"):
+        store.put_file(_write(tmp_path / "one"), f"datasets/{name}")
+    listing = store.files("datasets")
+    first = next(listing)
+    for file in ("a.bin", "b.bin"):
+        if not first.key.endswith(file):
+            store.delete(f"datasets/{file}")
+    assert list(listing) == []
+
+
+def test_a_manifest_goes_first(store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put_folder(_folder(tmp_path), "artifact")
+    remove = store._fs.rm
+
+    def break_off(path: str, recursive: bool) -> None:
+        if not path.endswith("manifest.json"):
+            raise OSError("killed")
+        remove(path, recursive=recursive)
+
+    monkeypatch.setattr(store._fs, "rm", break_off)
+    with pytest.raises(OSError, match="killed"):
+        store.delete("artifact")
+    assert sorted(file.key for file in store.files("artifact")) == ["artifact/a.bin", "artifact/sub/z.bin"]
+    store.discard("artifact")  # fails, too, and only says so
 
 
 def test_a_remote_folder_is_fetched_once_however_many_ask(tmp_path: Path) -> None:

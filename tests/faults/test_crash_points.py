@@ -42,9 +42,7 @@ def wait_for_crash(site: Site, crash: Any) -> None:
     wait_until(lambda: not crash.file.exists(), PATIENCE_SECONDS, site.service.log_of_all)
 
 
-@pytest.mark.row(
-    "the API crashes while it accepts, and is asked again", runs=2, kills_api=True
-)
+@pytest.mark.row("the API crashes while it accepts, and is asked again", runs=2, kills_api=True)
 @points("api")
 def test_what_is_asked_twice_because_the_api_died_is_there_once(site: Site, crash: Any, point: str) -> None:
     api = next(program for program in reversed(site.service.programs) if "api" in program.log.name)

@@ -1,4 +1,4 @@
-"""What the tests of jobs share."""
+"""What the tests of rows share."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from app.db.session import Database
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def job_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """One of each kind for all tests here: making a PostgreSQL database takes longer than most of them."""
+    """One of each kind for all tests of a file: making a PostgreSQL database takes longer than most of them."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path_factory.mktemp('jobs') / 'minimand.sqlite3'}"
     else:

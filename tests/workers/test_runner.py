@@ -1,0 +1,66 @@
+"""A run's end, without a trainer. Whole jobs run in tests/flows and tests/faults."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.db.migrate import upgrade
+from app.db.session import Database
+from app.db.tables import ModelRow
+from app.retention import DAY_SECONDS, Retention
+from app.settings import Settings
+from app.storage import FileStore
+from ml.artifact.manifest import publish_folder
+from tests.app.jobs.house import House
+from workers import runner
+from workers.runner import _Run
+from workers.spares import Spares
+
+
+@pytest.fixture
+def house(sqlite_database_url: str) -> Iterator[House]:
+    upgrade(sqlite_database_url)
+    database = Database(sqlite_database_url)
+    yield House(database)
+    database.close()
+
+
+def _folder(path: Path, content: bytes) -> None:
+    with publish_folder(path, "encoder", {}) as folder:
+        (folder / "content").write_bytes(content)
+
+
+def test_an_encoder_that_was_swept_before_the_job_ended_is_stored_again(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An orphan for days, it was found there, and taken away before a row named it."""
+    settings = Settings(home=tmp_path)
+    store = FileStore(settings.resolved_storage_url, tmp_path / "cache")
+    house.add()
+    claim = house.must_claim()
+    folder = tmp_path / "run"
+    run = _Run(house.database, store, settings, Spares([], tmp_path, nice=0), {}, claim, folder)
+    _folder(folder / "artifact", b"head")
+    _folder(folder / "base", b"encoder")
+    store.put_folder(folder / "base", "bases/abc")
+    description = SimpleNamespace(head="linear", base_sha256="abc", metrics={}, model_dump=dict)
+    monkeypatch.setattr(runner, "read_description", lambda _folder: description)
+    persist = run.persist
+
+    def sweep_then_persist(write: Callable[..., Any]) -> Any:
+        sweep = Retention(house.database, store, settings, lambda: time.time() + 2 * DAY_SECONDS).sweep()
+        # The artifact is young, whatever that clock says: only the encoder is old.
+        assert next(sweep).name == "bases/abc"
+        assert not store.exists("bases/abc")
+        return persist(write)
+
+    monkeypatch.setattr(run, "persist", sweep_then_persist)
+    assert run.publish(house.row(claim.job_id)) is None
+    with house.database.read() as session:
+        (model,) = session.query(ModelRow).all()
+    assert (house.row(claim.job_id).status, model.base_folder) == ("succeeded", "bases/abc")
+    assert (store.local_path("bases/abc") / "content").read_bytes() == b"encoder"
