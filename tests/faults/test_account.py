@@ -141,7 +141,7 @@ class Storm:
         self._api = self._service.start_api()
 
     def let_a_worker_sleep(self) -> None:
-        worker = self._random.choice(self._workers)
+        worker = self._random.choice(self._workers)  # in a write, maybe: then all others wait as long
         os.kill(worker.pid, signal.SIGSTOP)
         time.sleep(1.5 * LEASE_SECONDS)
         os.kill(worker.pid, signal.SIGCONT)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import time
 
 import pytest
@@ -9,6 +10,27 @@ import pytest
 from tests.conftest import wait_until_gone
 from tests.faults.site import Site
 from tests.service import LEASE_SECONDS, PATIENCE_SECONDS, events_of, reasons_of, wait_until
+
+
+def send(number: signal.Signals, *pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def is_writable(site: Site) -> bool:
+    """Whether nobody holds SQLite's write lock. PostgreSQL locks rows, and has none like it."""
+    file = site.service.home / "minimand.sqlite3"
+    if not file.exists():
+        return True
+    connection = sqlite3.connect(file, timeout=0.2, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 @pytest.mark.proof
@@ -19,16 +41,15 @@ def test_a_worker_that_slept_through_its_lease_finds_itself_fenced_off(site: Sit
     pid, _ = site.wait_until_under_way(job)
     second = site.service.start_worker()
 
-    def stop() -> None:
-        for one in (first.pid, pid):
-            os.kill(one, signal.SIGSTOP)
-
-    site.strike(stop)
+    site.strike(lambda: send(signal.SIGSTOP, first.pid, pid))
+    while not is_writable(site):  # SQLite's lock belongs to a process, and one that sleeps while it writes keeps it
+        send(signal.SIGCONT, first.pid, pid)
+        time.sleep(0.05)
+        send(signal.SIGSTOP, first.pid, pid)
     slept_at = time.monotonic()
     wait_until(lambda: reasons_of(events_of(site.client, job)).count("claimed") == 2, PATIENCE_SECONDS)
     time.sleep(max(0.0, 2 * LEASE_SECONDS - (time.monotonic() - slept_at)))
-    for one in (first.pid, pid):
-        os.kill(one, signal.SIGCONT)
+    send(signal.SIGCONT, first.pid, pid)
     wait_until_gone({pid}, 10)
     wait_until(lambda: "the claim was lost" in first.said(), PATIENCE_SECONDS, first.said)
     site.settle()
