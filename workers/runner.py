@@ -6,6 +6,7 @@ child is killed and nothing more is written: somebody else has the job by then.
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +27,7 @@ from app.db.tables import CheckpointRow, JobRow, ModelRow
 from app.errors import UnavailableError
 from app.ids import new_id
 from app.jobs import repository
-from app.jobs.repository import Claim, Event, LostClaimError, Released, status_event
+from app.jobs.repository import Claim, Event, LostClaimError, Released, Why, status_event
 from app.models import repository as models
 from app.settings import Settings
 from app.storage import FileStore
@@ -116,7 +118,8 @@ class _Run:
             log.exception("job %s: unexpected fault in its runner", self.claim.job_id)
             # A store or a database that is away comes back: a job must not spend its attempts in that moment.
             stopping.wait(self.settings.poll_seconds)
-            return self.release(charge=True, reason=f"its runner failed: {type(error).__name__}: {error}")
+            why = Why("runner_failed", f"its runner failed: {type(error).__name__}: {error}")
+            return self.release(charge=True, why=why)
         finally:
             over.set()
             beat.join()
@@ -141,7 +144,7 @@ class _Run:
         job = self.prepare()
         trainer = self.spares.start_trainer(self.folder, self.environment)
         try:
-            status, reason = self.watch(trainer, stopping)
+            status, why = self.watch(trainer, stopping)
         finally:
             trainer.kill()
             self.spares.refill(self.environment)
@@ -154,7 +157,7 @@ class _Run:
             self.fail(_read_error(self.folder, status))
             return None
         is_graceful = status == STOPPED or stopping.is_set() or self.wanted is not None
-        return self.release(charge=not is_graceful, reason=reason or _how_it_ended(status))
+        return self.release(charge=not is_graceful, why=why or _how_it_ended(status))
 
     # ------------------------------------------------------------------------------------------------------- before
 
@@ -244,10 +247,10 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------------- during
 
-    def watch(self, trainer: TrainerProcess, stopping: threading.Event) -> tuple[int, str | None]:
+    def watch(self, trainer: TrainerProcess, stopping: threading.Event) -> tuple[int, Why | None]:
         """Tail, renew and stop until the child has ended. Returns its status, and why we ended it if we did."""
-        stop_by: float | None = None
-        reason: str | None = None
+        why: Why | None = None  # and until when the trainer may take to stop
+        stop_by = math.inf
         heard_at = time.monotonic()
         while (status := trainer.poll()) is None:
             time.sleep(LOOK_EVERY_SECONDS)
@@ -256,20 +259,24 @@ class _Run:
                 heard_at = now
             if self.is_lost:
                 raise LostClaimError(self.claim.job_id)
-            if stop_by is None and (stopping.is_set() or self.wanted is not None):
-                reason = "the worker was asked to stop" if self.wanted is None else f"it was asked to {self.wanted}"
+            if why is None and (stopping.is_set() or self.wanted is not None):
+                if self.wanted is None:
+                    why = Why("worker_stopped", "the worker was asked to stop")
+                else:
+                    why = Why("requested", f"it was asked to {self.wanted}")
                 stop_by = now + self.settings.stop_timeout_seconds
                 trainer.ask_to_stop()
-            elif stop_by is not None and now > stop_by:
-                return trainer.kill(), f"{reason}, and its trainer did not stop within the time for it"
+            elif why is not None and now > stop_by:
+                words = f"{why.words}, and its trainer did not stop within the time for it"
+                return trainer.kill(), replace(why, words=words)
             elif now - heard_at > self.settings.progress_timeout_seconds:
                 seconds = self.settings.progress_timeout_seconds
-                return trainer.kill(), f"its trainer made no progress for {seconds:g} s"
+                return trainer.kill(), Why("no_progress", f"its trainer made no progress for {seconds:g} s")
         while not self.take_over_all():
             if self.is_lost:
                 raise LostClaimError(self.claim.job_id)
             time.sleep(0.5)
-        return status, reason
+        return status, why
 
     def take_over_events(self) -> bool:
         """Carry what the child told into the database. True when there was anything."""
@@ -372,7 +379,7 @@ class _Run:
             key = f"{self.prefix}/artifact"
             self.store.put_folder(artifact, key)
         except DamagedFolderError as error:
-            return self.release(charge=True, reason=f"its model is damaged: {error}")
+            return self.release(charge=True, why=Why("artifact_damaged", f"its model is damaged: {error}"))
         model = ModelRow(
             id=new_id("mdl"),
             project_id=job.project_id,
@@ -421,7 +428,8 @@ class _Run:
         try:
             result = json.loads((self.folder / "result.json").read_bytes())
         except (OSError, ValueError) as error:
-            return self.release(charge=True, reason=f"its result could not be read: {error}")
+            why = Why("result_unreadable", f"its result could not be read: {error}")
+            return self.release(charge=True, why=why)
 
         def finish(session: Session) -> None:
             repository.finish(session, self.claim, status="succeeded", now=self.database.now, result=result)
@@ -440,12 +448,12 @@ class _Run:
 
         self.persist(finish)
 
-    def release(self, *, charge: bool, reason: str) -> Released | None:
+    def release(self, *, charge: bool, why: Why) -> Released | None:
         """Give the job back."""
         cap = self.settings.max_attempts
         return self.persist(
             lambda session: repository.release(
-                session, self.claim, charge=charge, cap=cap, reason=reason, now=self.database.now
+                session, self.claim, charge=charge, cap=cap, why=why, now=self.database.now
             )
         )
 
@@ -504,10 +512,10 @@ def _losses_of(job: JobRow) -> list[Loss]:
     return [] if loss is None else [loss]
 
 
-def _how_it_ended(status: int) -> str:
+def _how_it_ended(status: int) -> Why:
     if status < 0:
-        return f"its trainer was killed by {signal.Signals(-status).name}"
-    return f"its trainer ended with exit status {status}"
+        return Why("trainer_died", f"its trainer was killed by {signal.Signals(-status).name}")
+    return Why("trainer_died", f"its trainer ended with exit status {status}")
 
 
 def _read_error(folder: Path, status: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
 from app.http.metadata import where_metadata
 from app.http.pagination import PageRequest, fetch_page
-from app.jobs.states import Wish
+from app.jobs.states import Cause, Wish
 
 Now = ColumnElement[float] | float
 
@@ -45,6 +45,14 @@ class Event:
     data: dict[str, Any]
     level: str = "info"
     created_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why a job leaves a worker's hands."""
+
+    cause: Cause  # for programs
+    words: str  # for people
 
 
 @dataclass(frozen=True)
@@ -103,16 +111,17 @@ def renew_lease(session: Session, claim: Claim, *, lease: float, now: Now) -> Wi
     return wanted
 
 
-def release(session: Session, claim: Claim, *, charge: bool, cap: int, reason: str, now: Now) -> Released | None:
+def release(session: Session, claim: Claim, *, charge: bool, cap: int, why: Why, now: Now) -> Released | None:
     """Give a job back after its trainer died (charge) or was asked to stop; None when the claim was lost."""
-    released = _let_go(session, _held(claim), charge=charge, cap=cap, reason=reason, now=now)
+    released = _let_go(session, _held(claim), charge=charge, cap=cap, why=why, now=now)
     return released[0] if released else None
 
 
 def reconcile(session: Session, *, cap: int, now: Now) -> list[Released]:
     """Give back every job whose worker let its lease run out."""
     expired = (JobRow.status == "running", JobRow.lease_until < now)
-    return _let_go(session, expired, charge=True, cap=cap, reason="its worker's lease ran out", now=now)
+    why = Why("lease_expired", "its worker's lease ran out")
+    return _let_go(session, expired, charge=True, cap=cap, why=why, now=now)
 
 
 def running_owners(session: Session, host: str) -> list[str]:
@@ -127,14 +136,14 @@ def end_leases(session: Session, owners: Sequence[str]) -> None:
 
 
 def _let_go(
-    session: Session, where: Iterable[ColumnElement[bool]], *, charge: bool, cap: int, reason: str, now: Now
+    session: Session, where: Iterable[ColumnElement[bool]], *, charge: bool, cap: int, why: Why, now: Now
 ) -> list[Released]:
     """RELEASE and RECONCILE are this one statement: charge an attempt if due, then carry out what was wanted."""
     due = case((JobRow.has_progressed.is_(True), 0), else_=1) if charge else literal(0)
     attempts = JobRow.attempts + due
     is_spent = attempts >= cap
     error = {
-        "message": f"{cap} attempts ended without a new checkpoint; the last one because {reason}. "
+        "message": f"{cap} attempts ended without a new checkpoint; the last one because {why.words}. "
         "See the job's events.",
         "type": "job_error",
         "param": None,
@@ -163,7 +172,7 @@ def _let_go(
     released = [Released(row.id, row.queue, row.status) for row in rows]
     for one in released:
         word = "requeued" if one.status == "queued" else one.status
-        append_events(session, one.job_id, [status_event(word, f"{word}: {reason}")])
+        append_events(session, one.job_id, [status_event(word, f"{word}: {why.words}", cause=why.cause)])
     return released
 
 

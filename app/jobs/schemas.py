@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
 from app.http.errors import ErrorDetail
 from app.jobs.estimate import Estimate
-from app.jobs.states import shown_status
+from app.jobs.states import CAUSES, shown_status
 from ml.training.report import ComparisonReport, DryRunReport
 
 
@@ -102,7 +102,12 @@ class EventBody(BaseModel):
     level: str = Field(description="info, warning or error.")
     type: str = Field(description="message, metrics, checkpoint or status.")
     message: str
-    data: dict[str, Any]
+    data: dict[str, Any] = Field(
+        description="For programs. Of a status event: `reason` (queued, claimed, resumed, requeued, paused, cancelled, "
+        "succeeded or failed), what became of the job; and where it was given back, paused, cancelled, or failed after "
+        f"too many attempts, `cause`: {', '.join(CAUSES)}. Treat both as open.",
+        examples=[{"reason": "requeued", "cause": "trainer_died"}],
+    )
 
     @classmethod
     def of(cls, row: EventRow) -> "EventBody":

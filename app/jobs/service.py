@@ -123,7 +123,8 @@ class JobService:
         with self._database.write() as session:
             row = self._find(session, project_id, job_id, is_locked=True)
             if repository.end_waiting(session, job_id, now=self._database.now):
-                repository.append_events(session, job_id, [status_event("cancelled", "cancelled before it ran")])
+                told = status_event("cancelled", "cancelled before it ran", cause="requested")
+                repository.append_events(session, job_id, [told])
             elif not repository.wish(session, job_id, "cancel") and row.wanted != "cancel":
                 raise _illegal(row, "cancelled")
             return self._reread(session, row)
@@ -133,7 +134,8 @@ class JobService:
         with self._database.write() as session:
             row = self._find(session, project_id, job_id, is_locked=True)
             if repository.pause_waiting(session, job_id):
-                repository.append_events(session, job_id, [status_event("paused", "paused before it ran")])
+                told = status_event("paused", "paused before it ran", cause="requested")
+                repository.append_events(session, job_id, [told])
             elif row.status != "paused" and not repository.wish(session, job_id, "pause"):
                 raise _illegal(row, "paused")
             return self._reread(session, row)

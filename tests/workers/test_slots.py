@@ -16,7 +16,7 @@ from app.db.migrate import upgrade
 from app.db.session import Database
 from app.errors import UnavailableError
 from app.jobs import repository
-from app.jobs.repository import Claim, Released
+from app.jobs.repository import Claim, Released, Why
 from app.settings import Settings
 from tests.app.jobs.test_repository import House
 from tests.service import wait_until
@@ -47,7 +47,9 @@ class FakeRunner:
 
     def release(self, claim: Claim) -> Released | None:
         with self.database.write() as session:
-            return repository.release(session, claim, charge=False, cap=3, reason="asked to", now=self.database.now)
+            return repository.release(
+                session, claim, charge=False, cap=3, why=Why("worker_stopped", "asked to"), now=self.database.now
+            )
 
 
 @dataclass

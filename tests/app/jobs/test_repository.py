@@ -151,6 +151,7 @@ def test_a_lease_that_ran_out_queues_the_job_again_and_charges_an_attempt(house:
     assert (row.status, row.owner, row.lease_until, row.attempts, row.error) == ("queued", None, None, 1, None)
     assert row.finished_at is None
     assert house.reasons(job) == ["claimed", "requeued"]
+    assert house.events(job)[-1].data == {"reason": "requeued", "cause": "lease_expired"}
     assert house.reconcile() == []
 
 
@@ -197,7 +198,8 @@ def test_the_last_attempt_fails_the_job_and_says_why(house: House, by: str) -> N
     assert set(row.error) == {"message", "type", "param", "code"}
     assert row.error["code"] == "too_many_attempts"
     assert ("its trainer died" if by == "release" else "its worker's lease ran out") in row.error["message"]
-    assert house.reasons(job)[-1] == "failed"
+    cause = "trainer_died" if by == "release" else "lease_expired"
+    assert house.events(job)[-1].data == {"reason": "failed", "cause": cause}
     assert house.claim() is None
 
 
