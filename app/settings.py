@@ -1,6 +1,7 @@
 """One Settings class, read from `MINIMAND_*` variables once per process and passed in."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
     model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")
     inference_threads: int = Field(0, ge=0, description="Threads of a forward pass; 0 takes every core.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines for people, or a JSON object a line.")
 
     @property
     def resolved_database_url(self) -> str:

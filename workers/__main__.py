@@ -6,6 +6,7 @@ import sys
 from app.db.migrate import SchemaError, require_current
 from app.db.session import Database
 from app.jobs.reconciler import Reconciler
+from app.logs import configure_logging
 from app.queue import JobQueue
 from app.settings import Settings
 from app.storage import FileStore
@@ -21,8 +22,7 @@ log = logging.getLogger("workers")
 def main() -> int:
     """Run until asked to end; then every trainer writes a checkpoint first."""
     settings = Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    configure_logging(settings)
     if settings.broker_url is None:
         sys.stderr.write("A worker needs a broker: set MINIMAND_BROKER_URL, or start everything with `minimand up`.\n")
         return 1

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,7 +75,7 @@ class Runner:
             run = _Run(self._database, self._store, self._settings, self._spares, environment, claim, folder)
             return run.carry_out(stopping)
         except LostClaimError:
-            log.warning("job %s fence %d: the claim was lost", claim.job_id, claim.fence)
+            log.warning("the claim was lost")
             return None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -108,14 +109,16 @@ class _Run:
     def carry_out(self, stopping: threading.Event) -> Released | None:
         """Run the job, renewing its lease all the while: files may take longer to move than a lease lasts."""
         over = threading.Event()
-        beat = threading.Thread(target=self.beat, args=(over,), name=f"beat-{self.claim.job_id[-6:]}", daemon=True)
+        # In a copy of our context: what it logs is about the same job.
+        target, name = copy_context().run, f"beat-{self.claim.job_id[-6:]}"
+        beat = threading.Thread(target=target, args=(self.beat, over), name=name, daemon=True)
         beat.start()
         try:
             return self.run_child(stopping)
         except LostClaimError:
             raise
         except Exception as error:  # the boundary of a job: whatever went wrong, it goes back to the queue at once
-            log.exception("job %s: unexpected fault in its runner", self.claim.job_id)
+            log.exception("unexpected fault in the runner")
             # A store or a database that is away comes back: a job must not spend its attempts in that moment.
             stopping.wait(self.settings.poll_seconds)
             why = Why("runner_failed", f"its runner failed: {type(error).__name__}: {error}")
@@ -137,7 +140,7 @@ class _Run:
             except UnavailableError:
                 # We end ourselves before the lease does: by then another worker may have the job.
                 self.is_lost = time.monotonic() - self.renewed_at > 0.75 * lease
-                log.warning("job %s: the lease could not be renewed, trying again", self.claim.job_id)
+                log.warning("the lease could not be renewed, trying again")
 
     def run_child(self, stopping: threading.Event) -> Released | None:
         """From a claimed row to an end, or back to the queue."""
@@ -197,7 +200,7 @@ class _Run:
                 try:
                     verify_folder(copied)
                 except DamagedFolderError as error:
-                    log.warning("job %s: checkpoint %s is damaged: %s", job.id, checkpoint.id, error)
+                    log.warning("checkpoint %s is damaged: %s", checkpoint.id, error)
                     shutil.rmtree(copied)
                     continue
                 self.checkpoint_ids[name] = checkpoint.id
@@ -353,7 +356,7 @@ class _Run:
             raise
         except (OSError, DamagedFolderError) as error:
             self.store.delete(key)
-            log.warning("job %s: checkpoint %s was not stored: %s", self.claim.job_id, name, error)
+            log.warning("checkpoint %s was not stored: %s", name, error)
             return
         self.checkpoint_ids[name] = checkpoint_id
         self.forget_old_checkpoints()

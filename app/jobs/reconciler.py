@@ -5,10 +5,13 @@ It is idempotent, so any number of processes may run it at once.
 
 import logging
 import threading
+from contextvars import copy_context
 
 from app.db.session import Database
 from app.errors import UnavailableError
 from app.jobs import repository
+from app.jobs.repository import Released
+from app.logs import log_about
 from app.queue import JobQueue
 from app.settings import Settings
 
@@ -39,7 +42,7 @@ class Reconciler:
         with self._database.write() as session:
             released = repository.reconcile(session, cap=self._settings.max_attempts, now=self._database.now)
         for job in released:
-            log.warning("job %s lost its worker: %s", job.job_id, job.status)
+            copy_context().run(_tell, job)
             if job.status == "queued":
                 self._queue.wake(job.queue)
 
@@ -51,3 +54,8 @@ class Reconciler:
                 log.warning("reconciling failed, trying again: %s", error.__cause__)
             except Exception:  # the boundary of this thread: without it nobody here would look after lost jobs
                 log.exception("reconciling failed, trying again")
+
+
+def _tell(job: Released) -> None:
+    log_about(job_id=job.job_id)
+    log.warning("lost its worker: %s", job.status)
