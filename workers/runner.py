@@ -152,7 +152,7 @@ class _Run:
             trainer.kill()
             self.spares.refill(self.environment)
         if status == DONE:
-            return self.publish(job) if job.kind == "training" else self.keep_result()
+            return self.publish(job) if job.kind in ("training", "publish") else self.keep_result()
         if status == -signal.SIGABRT and self.settings.trainer_memory_bytes:
             # Under a memory limit, native code that is refused memory aborts where Python would have said so.
             status = OUT_OF_MEMORY
@@ -165,11 +165,12 @@ class _Run:
     # ------------------------------------------------------------------------------------------------------- before
 
     def prepare(self) -> JobRow:
-        """Lay out the run directory: spec, rows, facts, the newest checkpoints."""
+        """Lay out the run directory: spec, rows, facts, the newest checkpoints or the one to publish."""
         with self.database.read() as session:
             job = repository.get_claimed(session, self.claim)
             dataset = datasets.find(session, job.project_id, job.dataset_id)
             checkpoints = repository.newest_checkpoints(session, job.id)
+            source = None if job.checkpoint_id is None else repository.get_checkpoint(session, job.checkpoint_id)
         self.sweep({checkpoint.folder for checkpoint in checkpoints})
         if dataset is None:
             raise FileNotFoundError(f"dataset {job.dataset_id}")
@@ -184,6 +185,7 @@ class _Run:
                 "base_models": {name: str(path) for name, path in base_models.items()},
                 "start": start and str(start),
                 "dataset_sha256": dataset.sha256,
+                "source": source and {"job_id": source.job_id, "checkpoint_id": source.id, "step": source.step},
                 "teachers": self.teachers(job),
                 "cache": self.cache(),
                 "threads": self.settings.trainer_threads,
@@ -192,7 +194,7 @@ class _Run:
                 "parent_pid": os.getpid(),
             },
         )
-        for checkpoint in checkpoints[: self.settings.keep_checkpoints]:
+        for checkpoint in [source] if source else checkpoints[: self.settings.keep_checkpoints]:
             name = f"step-{checkpoint.step:08d}"
             if name not in self.checkpoint_ids and self.store.exists(checkpoint.folder):
                 copied = self.folder / "checkpoints" / name
@@ -363,9 +365,7 @@ class _Run:
 
     def forget_old_checkpoints(self) -> None:
         with self.database.write() as session:
-            old = repository.newest_checkpoints(session, self.claim.job_id)[self.settings.keep_checkpoints :]
-            for row in old:
-                repository.delete_checkpoint(session, row.id)
+            old = repository.forget_checkpoints(session, self.claim.job_id, keep=self.settings.keep_checkpoints)
         for row in old:
             with suppress(OSError):  # debris is no reason to stop a healthy trainer
                 self.store.delete(row.folder)

@@ -17,9 +17,11 @@ from sqlalchemy.orm import Session
 from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
 from app.http.metadata import where_metadata
 from app.http.pagination import PageRequest, fetch_page
-from app.jobs.states import Cause, Wish
+from app.jobs.states import LIVE, Cause, Wish
 
 Now = ColumnElement[float] | float
+
+_NEWEST_FIRST = (CheckpointRow.step.desc(), CheckpointRow.id.desc())
 
 SPEED_JOBS = 10  # so many trainings say how fast the next will be
 
@@ -376,7 +378,7 @@ def add_checkpoint(session: Session, claim: Claim, row: CheckpointRow, events: S
 def newest_checkpoints(session: Session, job_id: str) -> list[CheckpointRow]:
     """A job's checkpoints, the highest step first."""
     query = select(CheckpointRow).where(CheckpointRow.job_id == job_id)
-    return list(session.scalars(query.order_by(CheckpointRow.step.desc(), CheckpointRow.id.desc())))
+    return list(session.scalars(query.order_by(*_NEWEST_FIRST)))
 
 
 def list_checkpoints(session: Session, job_id: str, page: PageRequest) -> tuple[list[CheckpointRow], bool]:
@@ -384,6 +386,36 @@ def list_checkpoints(session: Session, job_id: str, page: PageRequest) -> tuple[
     return fetch_page(session, select(CheckpointRow).where(CheckpointRow.job_id == job_id), CheckpointRow.id, page)
 
 
-def delete_checkpoint(session: Session, checkpoint_id: str) -> None:
-    """Forget a checkpoint."""
-    session.execute(delete(CheckpointRow).where(CheckpointRow.id == checkpoint_id))
+def get_checkpoint(session: Session, checkpoint_id: str) -> CheckpointRow:
+    """The checkpoint of a live publish job, which keeps it."""
+    return session.get_one(CheckpointRow, checkpoint_id)
+
+
+def find_checkpoint_for_update(session: Session, job_id: str, checkpoint_id: str) -> CheckpointRow | None:
+    """A job's checkpoint, locked: it is not forgotten before this transaction ends."""
+    query = select(CheckpointRow).where(CheckpointRow.id == checkpoint_id, CheckpointRow.job_id == job_id)
+    return session.scalar(query.with_for_update())
+
+
+def find_publication(session: Session, job_id: str, checkpoint_id: str) -> JobRow | None:
+    """The job that publishes a checkpoint, or has published it."""
+    return session.scalar(
+        select(JobRow).where(
+            JobRow.parent_id == job_id,
+            JobRow.checkpoint_id == checkpoint_id,
+            JobRow.status.not_in(("failed", "cancelled")),
+        )
+    )
+
+
+def forget_checkpoints(session: Session, job_id: str, *, keep: int) -> list[CheckpointRow]:
+    """Forget all but a job's newest checkpoints and those being published; their files are the caller's to remove."""
+    query = select(CheckpointRow).where(CheckpointRow.job_id == job_id).order_by(*_NEWEST_FIRST)
+    # Locked before we look who publishes: who began to since then waits, and finds them gone.
+    rows = session.scalars(query.offset(keep).with_for_update()).all()
+    being_published = set(
+        session.scalars(select(JobRow.checkpoint_id).where(JobRow.parent_id == job_id, JobRow.status.in_(LIVE)))
+    )
+    old = [row for row in rows if row.id not in being_published]
+    session.execute(delete(CheckpointRow).where(CheckpointRow.id.in_([row.id for row in old])))
+    return old

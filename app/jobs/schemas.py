@@ -22,13 +22,28 @@ class Progress(BaseModel):
     loss: float | None = Field(None, description="Of the newest step.")
 
 
+class PublishedFrom(BaseModel):
+    """A checkpoint and its job."""
+
+    job_id: str
+    checkpoint_id: str
+
+    @classmethod
+    def of(cls, row: JobRow) -> "PublishedFrom | None":
+        """What a job publishes; None of other kinds."""
+        if row.parent_id is None or row.checkpoint_id is None:
+            return None
+        return cls(job_id=row.parent_id, checkpoint_id=row.checkpoint_id)
+
+
 class JobBody(BaseModel):
     """A job."""
 
     id: str = Field(examples=["job_019a8f3c2b7e5f0a1b2c3d4e5f60718"])
     object: Literal["job"] = "job"
-    kind: str = Field(description="training, dry_run or comparison; more kinds may come.")
+    kind: str = Field(description="training, dry_run, comparison or publish; more kinds may come.")
     name: str
+    source: PublishedFrom | None = Field(description="Of a publish job: the checkpoint it makes a model of.")
     status: str = Field(
         description="queued, running, succeeded, failed, cancelled or paused; cancelling or pausing while a running "
         "job is asked to. Treat it as open: words may be added."
@@ -57,6 +72,7 @@ class JobBody(BaseModel):
             id=row.id,
             kind=row.kind,
             name=row.name,
+            source=PublishedFrom.of(row),
             status=shown_status(row.status, row.wanted),
             dataset=row.dataset_id,
             spec=row.spec,

@@ -2,6 +2,8 @@
 
 from typing import Literal, get_args
 
+from ml.specs.job import JobKind
+
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ShownStatus = Literal[Status, "cancelling", "pausing"]
 Wish = Literal["cancel", "pause"]
@@ -17,6 +19,7 @@ Cause = Literal[  # why a job left a worker's hands, or was ended or paused on r
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 SHORT_QUEUE = "short"  # of jobs that must not wait behind a training
+SHORT_KINDS: tuple[JobKind, ...] = ("dry_run", "publish")  # which they are
 LIVE: tuple[Status, ...] = ("queued", "running", "paused")
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 
