@@ -43,6 +43,7 @@ def build_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         database=database,
+        store=store,
         queue=queue,
         keys=KeyService(database),
         base_models=base_models,

@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     parse_timeout_seconds: float = Field(600, gt=0, description="How long parsing one upload may take.")
     parse_memory_bytes: int = Field(2_000_000_000, ge=500_000_000, description="Address space of the parsing process.")
 
+    min_free_bytes: int = Field(
+        1_000_000_000, ge=0, description="Free disk space under the home below which /readyz calls it low."
+    )
+
     lease_seconds: float = Field(60, gt=0, description="How long a worker owns a job without renewing its lease.")
     poll_seconds: float = Field(10, gt=0, description="How often an idle worker looks for work without being woken.")
     progress_timeout_seconds: float = Field(

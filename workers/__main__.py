@@ -1,11 +1,12 @@
 """`python -m workers`: a worker. Slots claim and run jobs; Celery rings; a thread reconciles."""
 
 import logging
+import os
 import sys
 
 from app.db.migrate import SchemaError, require_current
 from app.db.session import Database
-from app.jobs.reconciler import Reconciler
+from app.jobs.reconciler import Presence, Reconciler
 from app.logs import configure_logging
 from app.queue import JobQueue
 from app.settings import Settings
@@ -38,7 +39,7 @@ def main() -> int:
     kept = [slot.environment for slot in plan] if settings.spare_trainers else []
     spares = Spares(kept, settings.home.resolve(), nice=settings.trainer_nice)
     slots = Slots(plan, database, Runner(database, store, settings, spares), queue, settings, spares)
-    reconciler = Reconciler(database, queue, settings)
+    reconciler = Reconciler(database, queue, settings, Presence(f"{slots.host}:{os.getpid()}", slots.queues))
     slots.take_back()
     reconciler.run_once()
     slots.start()

@@ -126,6 +126,16 @@ class JobRow(IdempotentMixin, Base):
     finished_at: Mapped[float | None]
 
 
+class WorkerRow(Base):
+    """A worker that lives, as far as is known: it says so every few seconds, by the database's clock."""
+
+    __tablename__ = "workers"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)  # host:pid
+    queues: Mapped[list[str]] = mapped_column(JSON)
+    seen_at: Mapped[float]
+
+
 class EventRow(Base):
     """One line of a job's story. The sequence is taken in the transaction that writes the event."""
 

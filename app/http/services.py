@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from app.predictions.service import PredictionService
     from app.queue import JobQueue
     from app.settings import Settings
+    from app.storage import FileStore
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Services:
 
     settings: "Settings"
     database: "Database"
+    store: "FileStore"
     queue: "JobQueue"
     keys: "KeyService"
     base_models: "BaseModelService"

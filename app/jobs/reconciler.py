@@ -1,11 +1,15 @@
-"""The same small round in every process: give back jobs whose worker is gone, and ring for them.
+"""The same small round in every process: give back jobs whose worker is gone, and ring for them. A worker also notes
+that it lives.
 
 It is idempotent, so any number of processes may run it at once.
 """
 
 import logging
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import dataclass
 
 from app.db.session import Database
 from app.errors import UnavailableError
@@ -15,16 +19,30 @@ from app.logs import log_about
 from app.queue import JobQueue
 from app.settings import Settings
 
+# A worker that was not seen for so many rounds is taken for dead. Its jobs are not: they have their leases.
+ABSENT_AFTER_ROUNDS = 3
+
 log = logging.getLogger(__name__)
 
 
-class Reconciler:
-    """Runs the round every `poll_seconds`, in a thread of its own."""
+@dataclass(frozen=True)
+class Presence:
+    """A worker, as the others know it."""
 
-    def __init__(self, database: Database, queue: JobQueue, settings: Settings) -> None:
+    owner: str  # host:pid
+    queues: Sequence[str]
+
+
+class Reconciler:
+    """Runs the round every `poll_seconds`, in a thread of its own. presence: of the worker that this process is."""
+
+    def __init__(
+        self, database: Database, queue: JobQueue, settings: Settings, presence: Presence | None = None
+    ) -> None:
         self._database = database
         self._queue = queue
         self._settings = settings
+        self._presence = presence
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -36,11 +54,18 @@ class Reconciler:
         """End after the present round."""
         self._stopping.set()
         self._thread.join(timeout=10)
+        if self._presence is not None:
+            with suppress(UnavailableError), self._database.write() as session:
+                repository.forget_worker(session, self._presence.owner)
 
     def run_once(self) -> None:
         """One round."""
+        now, absent_seconds = self._database.now, ABSENT_AFTER_ROUNDS * self._settings.poll_seconds
         with self._database.write() as session:
-            released = repository.reconcile(session, cap=self._settings.max_attempts, now=self._database.now)
+            if self._presence is not None:
+                repository.see_worker(session, self._presence.owner, self._presence.queues, now=now)
+            repository.forget_absent_workers(session, seen_before=now - absent_seconds)
+            released = repository.reconcile(session, cap=self._settings.max_attempts, now=now)
         for job in released:
             copy_context().run(_tell, job)
             if job.status == "queued":

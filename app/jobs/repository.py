@@ -1,4 +1,4 @@
-"""All SQL on jobs, their events, metrics and checkpoints. The state machine lives in the WHERE clauses here.
+"""All SQL on jobs, their events, metrics and checkpoints, and on workers. The state machine lives in the WHERE clauses.
 
 A worker's write names the fence of its claim and touches no row once another claim was made. Lease times are the
 database's own clock, given as `now`.
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, literal, null, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, case, delete, func, insert, literal, null, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
+from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow, WorkerRow
 from app.http.metadata import where_metadata
 from app.http.pagination import PageRequest, fetch_page
 from app.jobs.states import LIVE, Cause, Wish
@@ -135,6 +135,30 @@ def running_owners(session: Session, host: str) -> list[str]:
 def end_leases(session: Session, owners: Sequence[str]) -> None:
     """Let the leases of owners that are known to be dead run out now."""
     session.execute(update(JobRow).where(JobRow.status == "running", JobRow.owner.in_(owners)).values(lease_until=0.0))
+
+
+def see_worker(session: Session, owner: str, queues: Sequence[str], *, now: Now) -> None:
+    """Note that a worker lives, and which queues it claims from."""
+    values = {"queues": list(queues), "seen_at": now}
+    known = update(WorkerRow).where(WorkerRow.owner == owner).values(**values).returning(WorkerRow.owner)
+    if session.execute(known).first() is None:
+        session.execute(insert(WorkerRow).values(owner=owner, **values))
+
+
+def forget_worker(session: Session, owner: str) -> None:
+    """Strike a worker that ends."""
+    session.execute(delete(WorkerRow).where(WorkerRow.owner == owner))
+
+
+def forget_absent_workers(session: Session, *, seen_before: Now) -> None:
+    """Strike those that ended without a word."""
+    session.execute(delete(WorkerRow).where(WorkerRow.seen_at < seen_before))
+
+
+def served_queues(session: Session, *, seen_since: Now) -> set[str]:
+    """The queues that living workers claim from."""
+    found = session.scalars(select(WorkerRow.queues).where(WorkerRow.seen_at >= seen_since))
+    return {queue for queues in found for queue in queues}
 
 
 def _let_go(
@@ -327,8 +351,8 @@ def put_metrics(session: Session, job_id: str, rows: Sequence[Mapping[str, Any]]
     if not rows:
         return
     newest = {(row["name"], row["step"]): {"job_id": job_id, **row} for row in rows}
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(MetricRow).values(list(newest.values()))
+    upsert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    statement = upsert(MetricRow).values(list(newest.values()))
     session.execute(
         statement.on_conflict_do_update(
             index_elements=["job_id", "name", "step"],

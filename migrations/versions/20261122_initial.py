@@ -93,6 +93,12 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_keys')),
     sa.UniqueConstraint('secret_sha256', name=op.f('uq_keys_secret_sha256'))
     )
+    op.create_table('workers',
+    sa.Column('owner', sa.String(), nullable=False),
+    sa.Column('queues', sa.JSON(), nullable=False),
+    sa.Column('seen_at', sa.Double(), nullable=False),
+    sa.PrimaryKeyConstraint('owner', name=op.f('pk_workers'))
+    )
     op.create_table('models',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('project_id', sa.String(), nullable=False),
@@ -164,6 +170,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_models_project_id'))
 
     op.drop_table('models')
+    op.drop_table('workers')
     op.drop_table('keys')
     with op.batch_alter_table('jobs', schema=None) as batch_op:
         batch_op.drop_index('uq_jobs_checkpoint_id', sqlite_where=sa.text("status NOT IN ('failed', 'cancelled')"), postgresql_where=sa.text("status NOT IN ('failed', 'cancelled')"))
