@@ -4,7 +4,6 @@ It holds no rule of the service. Heavy imports wait inside the commands, so that
 """
 
 import contextlib
-import logging
 import os
 import re
 import signal
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Over a trainer's own time to stop: a worker must outlive its trainer's last checkpoint.
 _STOP_MARGIN_SECONDS = 10
 # Clients keep idle connections for up to a minute; closing first would make their next request fail.
@@ -63,10 +61,11 @@ def main() -> None:
 def up(home: Path | None, port: int | None) -> None:
     """Start the broker, the API and a worker; Ctrl-C stops them."""
     from app.broker import EmbeddedBroker
+    from app.logs import configure_logging
     from app.supervisor import HomeInUseError, Supervisor, hold_home
 
     settings = _load_settings(home, port)
-    _configure_logging(settings)
+    configure_logging(settings)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(hold_home(settings.home))
@@ -227,14 +226,6 @@ def _shown_bytes(count: int) -> str:
     return f"{count} B"
 
 
-def _configure_logging(settings: "Settings") -> None:
-    logging.basicConfig(level=settings.log_level, format=_LOG_FORMAT)
-    if settings.log_level != "DEBUG":
-        # They tell the story of every start, which we tell in a line of our own.
-        for talkative in ("alembic", "uvicorn"):
-            logging.getLogger(talkative).setLevel(logging.WARNING)
-
-
 def _fail(message: str) -> NoReturn:
     click.echo(message, err=True)
     sys.exit(1)
@@ -294,12 +285,13 @@ def _migrate(settings: "Settings") -> None:
 
 
 def _serve(role: str, home: Path | None, port: int | None) -> None:
+    from app.logs import configure_logging
     from app.supervisor import tie_to_supervisor
 
     # SIGKILL, since a graceful end waits for open connections.
     tie_to_supervisor(signal.SIGKILL)
     settings = _load_settings(home, port)
-    _configure_logging(settings)
+    configure_logging(settings)
 
     with _opened(settings):
         pass

@@ -4,6 +4,7 @@ A call that is lost or doubled costs nothing: the rows are the truth, and idle w
 """
 
 import logging
+from typing import Literal
 
 from celery import Celery
 
@@ -34,7 +35,7 @@ class JobQueue:
         except Exception as error:  # the job is accepted whatever the broker says
             log.warning("the broker could not be told of new work on %r: %s", queue, type(error).__name__)
 
-    def health(self) -> str:
+    def health(self) -> Literal["ok", "unreachable", "none"]:
         """ok, unreachable, or "none" where no broker is set and workers look for themselves."""
         if self._celery is None:
             return "none"

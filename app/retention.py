@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -94,12 +95,15 @@ class Retention:
         """Those of jobs that ended long ago: nothing goes on from them any more."""
         with self._database.read() as session:
             old = jobs.checkpoints_of_ended(session, before=self._clock() - self._checkpoint_seconds)
-        for row in old:
+        for job_id, rows in groupby(old, key=lambda row: row.job_id):
+            forgotten = list(rows)
             if not is_dry:
                 with self._database.write() as session:
-                    jobs.delete_checkpoint(session, row.id)
-                self._store.discard(row.folder)
-            yield Removal("checkpoint of an ended job", row.folder, row.bytes)
+                    forgotten = jobs.forget_checkpoints(session, job_id, keep=0)
+            for row in forgotten:
+                if not is_dry:
+                    self._store.discard(row.folder)
+                yield Removal("checkpoint of an ended job", row.folder, row.bytes)
 
     def _sweep_store(self, is_dry: bool) -> Iterator[Removal]:
         piles: dict[str, _Pile] = {}

@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     parse_timeout_seconds: float = Field(600, gt=0, description="How long parsing one upload may take.")
     parse_memory_bytes: int = Field(2_000_000_000, ge=500_000_000, description="Address space of the parsing process.")
 
+    min_free_bytes: int = Field(
+        1_000_000_000, ge=0, description="Free disk space under the home below which /readyz calls it low."
+    )
+
     lease_seconds: float = Field(60, gt=0, description="How long a worker owns a job without renewing its lease.")
     poll_seconds: float = Field(10, gt=0, description="How often an idle worker looks for work without being woken.")
     progress_timeout_seconds: float = Field(
@@ -75,6 +79,7 @@ class Settings(BaseSettings):
     model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")
     inference_threads: int = Field(0, ge=0, description="Threads of a forward pass; 0 takes every core.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines for people, or a JSON object a line.")
 
     environment: Literal["production", "test"] = Field(
         "production", description="`test` allows what only tests of faults need: MINIMAND_CRASH_FILE."

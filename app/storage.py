@@ -7,7 +7,9 @@ that is published, `manifest.json` goes last, so a folder without one was never 
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from ml.artifact.manifest import MANIFEST, flush
 from ml.crash_points import crash_point
 
 CHUNK_BYTES = 1 << 20
+PROBE_EVERY_SECONDS = 5.0
+PROBE_PATIENCE_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,28 @@ class FileStore:
         self._root = root.rstrip("/")
         self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
         self._cache = cache
+        self._prober = ThreadPoolExecutor(1, thread_name_prefix="storage-probe")
+        self._probe: Future[None] | None = None
+        self._probed_at = 0.0
+
+    def is_writable(self) -> bool:
+        """Whether a file can be written within two seconds; looked at every five at most.
+
+        One look at a time, in a thread of its own: a store that hangs must not take those who ask with it.
+        """
+        now = time.monotonic()
+        if self._probe is None or (self._probe.done() and now - self._probed_at > PROBE_EVERY_SECONDS):
+            self._probe, self._probed_at = self._prober.submit(self._write_probe), now
+        try:
+            self._probe.result(PROBE_PATIENCE_SECONDS)
+        except Exception:  # each kind of store has errors of its own
+            return False
+        return True
+
+    def _write_probe(self) -> None:
+        if self._is_local:
+            Path(self._root).mkdir(parents=True, exist_ok=True)
+        self._fs.pipe_file(self._path(".probe"), b"")
 
     def put_file(self, source: Path, key: str) -> None:
         """Copy a local file into the store, atomically and durably."""

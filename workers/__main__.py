@@ -1,11 +1,13 @@
 """`python -m workers`: a worker. Slots claim and run jobs; Celery rings; one thread reconciles, one sweeps."""
 
 import logging
+import os
 import sys
 
 from app.db.migrate import SchemaError, require_current
 from app.db.session import Database
-from app.jobs.reconciler import Reconciler
+from app.jobs.reconciler import Presence, Reconciler
+from app.logs import configure_logging
 from app.queue import JobQueue
 from app.retention import Retention, Sweeper
 from app.settings import Settings
@@ -22,8 +24,7 @@ log = logging.getLogger("workers")
 def main() -> int:
     """Run until asked to end; then every trainer writes a checkpoint first."""
     settings = Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    configure_logging(settings)
     if settings.broker_url is None:
         sys.stderr.write("A worker needs a broker: set MINIMAND_BROKER_URL, or start everything with `minimand up`.\n")
         return 1
@@ -39,7 +40,7 @@ def main() -> int:
     kept = [slot.environment for slot in plan] if settings.spare_trainers else []
     spares = Spares(kept, settings.home.resolve(), nice=settings.trainer_nice)
     slots = Slots(plan, database, Runner(database, store, settings, spares), queue, settings, spares)
-    reconciler = Reconciler(database, queue, settings)
+    reconciler = Reconciler(database, queue, settings, Presence(f"{slots.host}:{os.getpid()}", slots.queues))
     retention = Retention(database, store, settings)
     sweeper = Sweeper(retention, settings.home.resolve())
     slots.take_back()

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from app.jobs.states import SHORT_QUEUE
+from app.jobs.states import SHORT_KINDS, SHORT_QUEUE
 from ml.specs.job import JobKind
 
 
@@ -21,7 +21,7 @@ class Slot:
 
 
 # Every worker has it beside its training slots, so that a dry run does not wait for hours. It leaves the GPUs to them.
-SHORT_SLOT = Slot("short", (SHORT_QUEUE,), {"CUDA_VISIBLE_DEVICES": ""}, ("dry_run",))
+SHORT_SLOT = Slot("short", (SHORT_QUEUE,), {"CUDA_VISIBLE_DEVICES": ""}, SHORT_KINDS)
 
 
 def plan_slots(devices: str, *, list_gpus: Callable[[], list[str]]) -> list[Slot]:

@@ -6,6 +6,7 @@ child is killed and nothing more is written: somebody else has the job by then.
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +28,7 @@ from app.db.tables import CheckpointRow, JobRow, ModelRow
 from app.errors import UnavailableError
 from app.ids import new_id
 from app.jobs import repository
-from app.jobs.repository import Claim, Event, LostClaimError, Released, status_event
+from app.jobs.repository import Claim, Event, LostClaimError, Released, Why, status_event
 from app.jobs.setups import setup_of, teachers_in
 from app.models import repository as models
 from app.settings import Settings
@@ -71,7 +74,7 @@ class Runner:
             run = _Run(self._database, self._store, self._settings, self._spares, environment, claim, folder)
             return run.carry_out(stopping)
         except LostClaimError:
-            log.warning("job %s fence %d: the claim was lost", claim.job_id, claim.fence)
+            log.warning("the claim was lost")
             return None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -105,17 +108,20 @@ class _Run:
     def carry_out(self, stopping: threading.Event) -> Released | None:
         """Run the job, renewing its lease all the while: files may take longer to move than a lease lasts."""
         over = threading.Event()
-        beat = threading.Thread(target=self.beat, args=(over,), name=f"beat-{self.claim.job_id[-6:]}", daemon=True)
+        # In a copy of our context: what it logs is about the same job.
+        target, name = copy_context().run, f"beat-{self.claim.job_id[-6:]}"
+        beat = threading.Thread(target=target, args=(self.beat, over), name=name, daemon=True)
         beat.start()
         try:
             return self.run_child(stopping)
         except LostClaimError:
             raise
         except Exception as error:  # the boundary of a job: whatever went wrong, it goes back to the queue at once
-            log.exception("job %s: unexpected fault in its runner", self.claim.job_id)
+            log.exception("unexpected fault in the runner")
             # A store or a database that is away comes back: a job must not spend its attempts in that moment.
             stopping.wait(self.settings.poll_seconds)
-            return self.release(charge=True, reason=f"its runner failed: {type(error).__name__}: {error}")
+            why = Why("runner_failed", f"its runner failed: {type(error).__name__}: {error}")
+            return self.release(charge=True, why=why)
         finally:
             over.set()
             beat.join()
@@ -133,7 +139,7 @@ class _Run:
             except UnavailableError:
                 # We end ourselves before the lease does: by then another worker may have the job.
                 self.is_lost = time.monotonic() - self.renewed_at > 0.75 * lease
-                log.warning("job %s: the lease could not be renewed, trying again", self.claim.job_id)
+                log.warning("the lease could not be renewed, trying again")
 
     def run_child(self, stopping: threading.Event) -> Released | None:
         """From a claimed row to an end, or back to the queue."""
@@ -142,12 +148,12 @@ class _Run:
         trainer = self.spares.start_trainer(self.folder, self.environment)
         try:
             crash_point("run.after_start")
-            status, reason = self.watch(trainer, stopping)
+            status, why = self.watch(trainer, stopping)
         finally:
             trainer.kill()
             self.spares.refill(self.environment)
         if status == DONE:
-            return self.publish(job) if job.kind == "training" else self.keep_result()
+            return self.publish(job) if job.kind in ("training", "publish") else self.keep_result()
         if status == -signal.SIGABRT and self.settings.trainer_memory_bytes:
             # Under a memory limit, native code that is refused memory aborts where Python would have said so.
             status = OUT_OF_MEMORY
@@ -156,18 +162,19 @@ class _Run:
             return None
         is_graceful = status == STOPPED or stopping.is_set() or self.wanted is not None
         if status == DISK_FULL:
-            reason = _read_error(self.folder, status)["message"]
+            why = Why("disk_full", _read_error(self.folder, status)["message"])
             stopping.wait(self.settings.poll_seconds)  # room may come; it must not cost all attempts in a moment
-        return self.release(charge=not is_graceful, reason=reason or _how_it_ended(status))
+        return self.release(charge=not is_graceful, why=why or _how_it_ended(status))
 
     # ------------------------------------------------------------------------------------------------------- before
 
     def prepare(self) -> JobRow:
-        """Lay out the run directory: spec, rows, facts, the newest checkpoints."""
+        """Lay out the run directory: spec, rows, facts, the newest checkpoints or the one to publish."""
         with self.database.read() as session:
             job = repository.get_claimed(session, self.claim)
             dataset = datasets.find(session, job.project_id, job.dataset_id)
             checkpoints = repository.newest_checkpoints(session, job.id)
+            source = None if job.checkpoint_id is None else repository.get_checkpoint(session, job.checkpoint_id)
         self.sweep({checkpoint.folder for checkpoint in checkpoints})
         if dataset is None:
             raise FileNotFoundError(f"dataset {job.dataset_id}")
@@ -182,6 +189,7 @@ class _Run:
                 "base_models": {name: str(path) for name, path in base_models.items()},
                 "start": start and str(start),
                 "dataset_sha256": dataset.sha256,
+                "source": source and {"job_id": source.job_id, "checkpoint_id": source.id, "step": source.step},
                 "teachers": self.teachers(job),
                 "cache": self.cache(),
                 "threads": self.settings.trainer_threads,
@@ -190,7 +198,7 @@ class _Run:
                 "parent_pid": os.getpid(),
             },
         )
-        for checkpoint in checkpoints[: self.settings.keep_checkpoints]:
+        for checkpoint in [source] if source else checkpoints[: self.settings.keep_checkpoints]:
             name = f"step-{checkpoint.step:08d}"
             if name not in self.checkpoint_ids and self.store.exists(checkpoint.folder):
                 copied = self.folder / "checkpoints" / name
@@ -198,7 +206,7 @@ class _Run:
                 try:
                     verify_folder(copied)
                 except DamagedFolderError as error:
-                    log.warning("job %s: checkpoint %s is damaged: %s", job.id, checkpoint.id, error)
+                    log.warning("checkpoint %s is damaged: %s", checkpoint.id, error)
                     shutil.rmtree(copied)
                     continue
                 self.checkpoint_ids[name] = checkpoint.id
@@ -248,10 +256,10 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------------- during
 
-    def watch(self, trainer: TrainerProcess, stopping: threading.Event) -> tuple[int, str | None]:
+    def watch(self, trainer: TrainerProcess, stopping: threading.Event) -> tuple[int, Why | None]:
         """Tail, renew and stop until the child has ended. Returns its status, and why we ended it if we did."""
-        stop_by: float | None = None
-        reason: str | None = None
+        why: Why | None = None  # and until when the trainer may take to stop
+        stop_by = math.inf
         heard_at = time.monotonic()
         while (status := trainer.poll()) is None:
             time.sleep(LOOK_EVERY_SECONDS)
@@ -260,20 +268,24 @@ class _Run:
                 heard_at = now
             if self.is_lost:
                 raise LostClaimError(self.claim.job_id)
-            if stop_by is None and (stopping.is_set() or self.wanted is not None):
-                reason = "the worker was asked to stop" if self.wanted is None else f"it was asked to {self.wanted}"
+            if why is None and (stopping.is_set() or self.wanted is not None):
+                if self.wanted is None:
+                    why = Why("worker_stopped", "the worker was asked to stop")
+                else:
+                    why = Why("requested", f"it was asked to {self.wanted}")
                 stop_by = now + self.settings.stop_timeout_seconds
                 trainer.ask_to_stop()
-            elif stop_by is not None and now > stop_by:
-                return trainer.kill(), f"{reason}, and its trainer did not stop within the time for it"
+            elif why is not None and now > stop_by:
+                words = f"{why.words}, and its trainer did not stop within the time for it"
+                return trainer.kill(), replace(why, words=words)
             elif now - heard_at > self.settings.progress_timeout_seconds:
                 seconds = self.settings.progress_timeout_seconds
-                return trainer.kill(), f"its trainer made no progress for {seconds:g} s"
+                return trainer.kill(), Why("no_progress", f"its trainer made no progress for {seconds:g} s")
         while not self.take_over_all():
             if self.is_lost:
                 raise LostClaimError(self.claim.job_id)
             time.sleep(0.5)
-        return status, reason
+        return status, why
 
     def take_over_events(self) -> bool:
         """Carry what the child told into the database. True when there was anything."""
@@ -352,7 +364,7 @@ class _Run:
             raise
         except (OSError, DamagedFolderError) as error:
             self.store.delete(key)
-            log.warning("job %s: checkpoint %s was not stored: %s", self.claim.job_id, name, error)
+            log.warning("checkpoint %s was not stored: %s", name, error)
             return
         crash_point("checkpoint.after_commit")
         self.checkpoint_ids[name] = checkpoint_id
@@ -360,9 +372,7 @@ class _Run:
 
     def forget_old_checkpoints(self) -> None:
         with self.database.write() as session:
-            old = repository.newest_checkpoints(session, self.claim.job_id)[self.settings.keep_checkpoints :]
-            for row in old:
-                repository.delete_checkpoint(session, row.id)
+            old = repository.forget_checkpoints(session, self.claim.job_id, keep=self.settings.keep_checkpoints)
         crash_point("checkpoint.after_forget")
         for row in old:
             self.store.discard(row.folder)  # debris is no reason to stop a healthy trainer
@@ -382,7 +392,7 @@ class _Run:
             self.store.put_folder(artifact, key)
             crash_point("model.after_store")
         except DamagedFolderError as error:
-            return self.release(charge=True, reason=f"its model is damaged: {error}")
+            return self.release(charge=True, why=Why("artifact_damaged", f"its model is damaged: {error}"))
         model = ModelRow(
             id=new_id("mdl"),
             project_id=job.project_id,
@@ -435,7 +445,8 @@ class _Run:
         try:
             result = json.loads((self.folder / "result.json").read_bytes())
         except (OSError, ValueError) as error:
-            return self.release(charge=True, reason=f"its result could not be read: {error}")
+            why = Why("result_unreadable", f"its result could not be read: {error}")
+            return self.release(charge=True, why=why)
 
         def finish(session: Session) -> None:
             repository.finish(session, self.claim, status="succeeded", now=self.database.now, result=result)
@@ -454,12 +465,12 @@ class _Run:
 
         self.persist(finish)
 
-    def release(self, *, charge: bool, reason: str) -> Released | None:
+    def release(self, *, charge: bool, why: Why) -> Released | None:
         """Give the job back."""
         cap = self.settings.max_attempts
         return self.persist(
             lambda session: repository.release(
-                session, self.claim, charge=charge, cap=cap, reason=reason, now=self.database.now
+                session, self.claim, charge=charge, cap=cap, why=why, now=self.database.now
             )
         )
 
@@ -510,10 +521,10 @@ class _Told:
         self.events.append(Event(line["type"], line["message"], data, line["level"], line["created_at"]))
 
 
-def _how_it_ended(status: int) -> str:
+def _how_it_ended(status: int) -> Why:
     if status < 0:
-        return f"its trainer was killed by {signal.Signals(-status).name}"
-    return f"its trainer ended with exit status {status}"
+        return Why("trainer_died", f"its trainer was killed by {signal.Signals(-status).name}")
+    return Why("trainer_died", f"its trainer ended with exit status {status}")
 
 
 def _read_error(folder: Path, status: int) -> dict[str, Any]:

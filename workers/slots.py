@@ -10,12 +10,14 @@ import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 
 from app.db.session import Database
 from app.errors import UnavailableError
 from app.jobs import repository
 from app.jobs.repository import Claim
+from app.logs import log_about
 from app.queue import JobQueue
 from app.settings import Settings
 from ml.crash_points import crash_point
@@ -94,25 +96,31 @@ class Slots:
     def _work(self, slot: Slot) -> None:
         owner = f"{self.host}:{os.getpid()}:{slot.name}"
         while not self._stopping.is_set():
-            rings = self._rings
-            try:
-                claim = self._claim(slot, owner)
-                if claim is None:
-                    self._spares.mend()
-                    self._wait(rings)
-                    continue
-                log.info("job %s fence %d: claimed by %s", claim.job_id, claim.fence, slot.name)
-                crash_point("run.after_claim")
-                released = self._runner.run(claim, slot.environment, self._stopping)
-                crash_point("run.after_release")
-                if released is not None and released.status == "queued":
-                    self._queue.wake(released.queue)
-            except UnavailableError as error:
-                log.warning("the database cannot be reached, trying again: %s", error.__cause__)
-                self._stopping.wait(1.0)
-            except Exception:  # the boundary: one job's fault must not end the slot; its lease runs out
-                log.exception("slot %s: unexpected fault", slot.name)
-                self._stopping.wait(1.0)
+            # What is logged about a job ends with its turn.
+            copy_context().run(self._take_turn, slot, owner)
+
+    def _take_turn(self, slot: Slot, owner: str) -> None:
+        """Claim a job and run it, or wait until there may be one."""
+        rings = self._rings
+        try:
+            claim = self._claim(slot, owner)
+            if claim is None:
+                self._spares.mend()
+                self._wait(rings)
+                return
+            log_about(job_id=claim.job_id, fence=claim.fence)
+            log.info("claimed by %s", slot.name)
+            crash_point("run.after_claim")
+            released = self._runner.run(claim, slot.environment, self._stopping)
+            crash_point("run.after_release")
+            if released is not None and released.status == "queued":
+                self._queue.wake(released.queue)
+        except UnavailableError as error:
+            log.warning("the database cannot be reached, trying again: %s", error.__cause__)
+            self._stopping.wait(1.0)
+        except Exception:  # the boundary: one job's fault must not end the slot; its lease runs out
+            log.exception("slot %s: unexpected fault", slot.name)
+            self._stopping.wait(1.0)
 
     def _claim(self, slot: Slot, owner: str) -> Claim | None:
         with self._database.write() as session:

@@ -5,7 +5,7 @@ It knows no query: those live in each resource's repository.
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Double, ForeignKey, Index, Integer, MetaData, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Double, ForeignKey, Index, Integer, MetaData, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -81,6 +81,14 @@ class JobRow(IdempotentMixin, Base):
     __table_args__ = (
         Index("ix_jobs_claim", "status", "queue", "id"),
         Index("ix_jobs_lease", "status", "lease_until"),
+        # A checkpoint is published once; one that failed may be tried again.
+        Index(
+            "uq_jobs_checkpoint_id",
+            "checkpoint_id",
+            unique=True,
+            sqlite_where=text("status NOT IN ('failed', 'cancelled')"),
+            postgresql_where=text("status NOT IN ('failed', 'cancelled')"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -92,6 +100,10 @@ class JobRow(IdempotentMixin, Base):
     spec: Mapped[Json]
     warnings: Mapped[list[str]] = mapped_column(JSON)
     extra: Mapped[Json] = mapped_column("metadata")
+
+    # What a publish job makes a model of, and whose it is. The checkpoint may be forgotten once the job has ended.
+    checkpoint_id: Mapped[str | None]
+    parent_id: Mapped[str | None]
 
     status: Mapped[str]  # queued, running, paused, succeeded, failed, cancelled
     wanted: Mapped[str | None]  # cancel or pause, while running
@@ -112,6 +124,16 @@ class JobRow(IdempotentMixin, Base):
     started_at: Mapped[float | None]
     first_step_at: Mapped[float | None]
     finished_at: Mapped[float | None]
+
+
+class WorkerRow(Base):
+    """A worker that lives, as far as is known: it says so every few seconds, by the database's clock."""
+
+    __tablename__ = "workers"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)  # host:pid
+    queues: Mapped[list[str]] = mapped_column(JSON)
+    seen_at: Mapped[float]
 
 
 class EventRow(Base):

@@ -33,7 +33,7 @@ TAGS = [
         "description": "What a job may minimise: each with its formula, paper, schema and an example that runs.",
     },
     {"name": "base models", "description": "The encoders a job may start from."},
-    {"name": "jobs", "description": "Model + loss + training, queued, watched, cancelled."},
+    {"name": "jobs", "description": "Model + loss + training, queued, watched, cancelled; a checkpoint published."},
     {"name": "models", "description": "What a finished job leaves behind."},
     {"name": "predictions", "description": "Texts in, labels and probabilities out."},
     {"name": "health", "description": "For load balancers and supervisors; no key needed."},

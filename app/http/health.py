@@ -1,13 +1,16 @@
 """Is the process alive, and can it work? Open to everyone, and telling nothing else."""
 
+import shutil
+from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
-from sqlalchemy import text
+from pydantic import BaseModel, Field
 
 from app.errors import UnavailableError
-from app.http.services import Wired
+from app.http.services import Services, Wired
+from app.jobs.reconciler import ABSENT_AFTER_ROUNDS
+from app.jobs.repository import served_queues
 
 router = APIRouter(tags=["health"])
 
@@ -18,11 +21,21 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-class Readiness(BaseModel):
-    """Each part the process needs, and how it is."""
+class Parts(BaseModel):
+    """Each part of the service, and how it is."""
 
-    status: Literal["ok", "unwell"]
-    parts: dict[str, str]
+    database: Literal["ok", "unreachable"]
+    storage: Literal["ok", "unreachable"] = Field(description="Whether a file can be written.")
+    broker: Literal["ok", "unreachable", "none"] = Field(description="none: none is set; workers look by themselves.")
+    worker: Literal["ok", "none", "unknown"] = Field(description="Whether one lives that takes new trainings.")
+    disk: Literal["ok", "low"] = Field(description="Space under this process's home, by MINIMAND_MIN_FREE_BYTES.")
+
+
+class Readiness(BaseModel):
+    """ok; degraded, where jobs wait or soon will; unwell, where requests fail."""
+
+    status: Literal["ok", "degraded", "unwell"]
+    parts: Parts
 
 
 @router.get("/healthz", summary="Is the process alive?")
@@ -33,13 +46,37 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Can the process work?", responses={503: {"model": Readiness}})
 def readyz(services: Wired, response: Response) -> Readiness:
-    """503 while the database cannot be reached. A broker that is down delays jobs by a worker's poll, and no more."""
-    parts = {"database": "ok", "broker": services.queue.health()}
+    """503 while the database or the file store cannot be used.
+
+    Another part that is unwell makes the status `degraded`, with 200: without a broker a job waits for a worker's next
+    look, without a worker until there is one.
+    """
+    queues = _served_queues(services)
+    parts = Parts(
+        database="unreachable" if queues is None else "ok",
+        storage="ok" if services.store.is_writable() else "unreachable",
+        broker=services.queue.health(),
+        worker="unknown" if queues is None else "ok" if services.settings.training_queue in queues else "none",
+        disk="ok" if _free_bytes(services.settings.home) >= services.settings.min_free_bytes else "low",
+    )
+    if "unreachable" in (parts.database, parts.storage):
+        response.status_code = 503
+        return Readiness(status="unwell", parts=parts)
+    is_well = parts.broker != "unreachable" and parts.worker == "ok" and parts.disk == "ok"
+    return Readiness(status="ok" if is_well else "degraded", parts=parts)
+
+
+def _served_queues(services: Services) -> set[str] | None:
+    """The queues that living workers claim from; None where the database does not say."""
+    absent_seconds = ABSENT_AFTER_ROUNDS * services.settings.poll_seconds
     try:
         with services.database.read() as session:
-            session.execute(text("SELECT 1"))
+            return served_queues(session, seen_since=services.database.now - absent_seconds)
     except UnavailableError:
-        parts["database"] = "unreachable"
-    is_ready = parts["database"] == "ok"
-    response.status_code = 200 if is_ready else 503
-    return Readiness(status="ok" if is_ready else "unwell", parts=parts)
+        return None
+
+
+def _free_bytes(folder: Path) -> int:
+    """On the disk of a folder, which need not be there yet."""
+    path = folder.resolve()
+    return shutil.disk_usage(next(part for part in (path, *path.parents) if part.exists())).free

@@ -6,6 +6,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.ids import new_id
+from app.logs import log_about
 
 _ACCEPTABLE = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -24,6 +25,7 @@ class RequestIdMiddleware:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given.decode() if _ACCEPTABLE.fullmatch(given) else new_id("req")
         scope["request_id"] = request_id
+        log_about(request_id=request_id)  # until the request's task ends
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

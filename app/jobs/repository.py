@@ -1,4 +1,4 @@
-"""All SQL on jobs, their events, metrics and checkpoints. The state machine lives in the WHERE clauses here.
+"""All SQL on jobs, their events, metrics and checkpoints, and on workers. The state machine lives in the WHERE clauses.
 
 A worker's write names the fence of its claim and touches no row once another claim was made. Lease times are the
 database's own clock, given as `now`.
@@ -10,17 +10,34 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, case, cast, delete, func, literal, null, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
+from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow, WorkerRow
 from app.http.metadata import where_metadata
 from app.http.pagination import PageRequest, fetch_page
 from app.jobs.setups import models_of, setup_of
-from app.jobs.states import ENDED, LIVE, Wish
+from app.jobs.states import ENDED, LIVE, Cause, Wish
 
 Now = ColumnElement[float] | float
+
+_NEWEST_FIRST = (CheckpointRow.step.desc(), CheckpointRow.id.desc())
 
 SPEED_JOBS = 10  # so many trainings say how fast the next will be
 
@@ -46,6 +63,14 @@ class Event:
     data: dict[str, Any]
     level: str = "info"
     created_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why a job leaves a worker's hands."""
+
+    cause: Cause  # for programs
+    words: str  # for people
 
 
 @dataclass(frozen=True)
@@ -104,16 +129,17 @@ def renew_lease(session: Session, claim: Claim, *, lease: float, now: Now) -> Wi
     return wanted
 
 
-def release(session: Session, claim: Claim, *, charge: bool, cap: int, reason: str, now: Now) -> Released | None:
+def release(session: Session, claim: Claim, *, charge: bool, cap: int, why: Why, now: Now) -> Released | None:
     """Give a job back after its trainer died (charge) or was asked to stop; None when the claim was lost."""
-    released = _let_go(session, _held(claim), charge=charge, cap=cap, reason=reason, now=now)
+    released = _let_go(session, _held(claim), charge=charge, cap=cap, why=why, now=now)
     return released[0] if released else None
 
 
 def reconcile(session: Session, *, cap: int, now: Now) -> list[Released]:
     """Give back every job whose worker let its lease run out."""
     expired = (JobRow.status == "running", JobRow.lease_until < now)
-    return _let_go(session, expired, charge=True, cap=cap, reason="its worker's lease ran out", now=now)
+    why = Why("lease_expired", "its worker's lease ran out")
+    return _let_go(session, expired, charge=True, cap=cap, why=why, now=now)
 
 
 def running_claims(session: Session) -> set[Claim]:
@@ -135,15 +161,39 @@ def end_leases(session: Session, owners: Sequence[str]) -> None:
     session.execute(update(JobRow).where(JobRow.status == "running", JobRow.owner.in_(owners)).values(lease_until=0.0))
 
 
+def see_worker(session: Session, owner: str, queues: Sequence[str], *, now: Now) -> None:
+    """Note that a worker lives, and which queues it claims from."""
+    values = {"queues": list(queues), "seen_at": now}
+    known = update(WorkerRow).where(WorkerRow.owner == owner).values(**values).returning(WorkerRow.owner)
+    if session.execute(known).first() is None:
+        session.execute(insert(WorkerRow).values(owner=owner, **values))
+
+
+def forget_worker(session: Session, owner: str) -> None:
+    """Strike a worker that ends."""
+    session.execute(delete(WorkerRow).where(WorkerRow.owner == owner))
+
+
+def forget_absent_workers(session: Session, *, seen_before: Now) -> None:
+    """Strike those that ended without a word."""
+    session.execute(delete(WorkerRow).where(WorkerRow.seen_at < seen_before))
+
+
+def served_queues(session: Session, *, seen_since: Now) -> set[str]:
+    """The queues that living workers claim from."""
+    found = session.scalars(select(WorkerRow.queues).where(WorkerRow.seen_at >= seen_since))
+    return {queue for queues in found for queue in queues}
+
+
 def _let_go(
-    session: Session, where: Iterable[ColumnElement[bool]], *, charge: bool, cap: int, reason: str, now: Now
+    session: Session, where: Iterable[ColumnElement[bool]], *, charge: bool, cap: int, why: Why, now: Now
 ) -> list[Released]:
     """RELEASE and RECONCILE are this one statement: charge an attempt if due, then carry out what was wanted."""
     due = case((JobRow.has_progressed.is_(True), 0), else_=1) if charge else literal(0)
     attempts = JobRow.attempts + due
     is_spent = attempts >= cap
     error = {
-        "message": f"{cap} attempts ended without a new checkpoint; the last one because {reason}. "
+        "message": f"{cap} attempts ended without a new checkpoint; the last one because {why.words}. "
         "See the job's events.",
         "type": "job_error",
         "param": None,
@@ -172,7 +222,7 @@ def _let_go(
     released = [Released(row.id, row.queue, row.status) for row in rows]
     for one in released:
         word = "requeued" if one.status == "queued" else one.status
-        append_events(session, one.job_id, [status_event(word, f"{word}: {reason}")])
+        append_events(session, one.job_id, [status_event(word, f"{word}: {why.words}", cause=why.cause)])
     return released
 
 
@@ -340,8 +390,8 @@ def put_metrics(session: Session, job_id: str, rows: Sequence[Mapping[str, Any]]
     if not rows:
         return
     newest = {(row["name"], row["step"]): {"job_id": job_id, **row} for row in rows}
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(MetricRow).values(list(newest.values()))
+    upsert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    statement = upsert(MetricRow).values(list(newest.values()))
     session.execute(
         statement.on_conflict_do_update(
             index_elements=["job_id", "name", "step"],
@@ -391,14 +441,16 @@ def add_checkpoint(session: Session, claim: Claim, row: CheckpointRow, events: S
 def newest_checkpoints(session: Session, job_id: str) -> list[CheckpointRow]:
     """A job's checkpoints, the highest step first."""
     query = select(CheckpointRow).where(CheckpointRow.job_id == job_id)
-    return list(session.scalars(query.order_by(CheckpointRow.step.desc(), CheckpointRow.id.desc())))
+    return list(session.scalars(query.order_by(*_NEWEST_FIRST)))
 
 
 def checkpoints_of_ended(session: Session, before: float) -> list[CheckpointRow]:
-    """The checkpoints of all jobs that ended before a time, in unix seconds."""
+    """What all jobs that ended before a time, in unix seconds, may forget. Job by job."""
     has_ended = (JobRow.status.in_(ENDED), JobRow.finished_at < before)
     query = select(CheckpointRow).join(JobRow, JobRow.id == CheckpointRow.job_id).where(*has_ended)
-    return list(session.scalars(query.order_by(CheckpointRow.id)))
+    being_published = select(JobRow.checkpoint_id).where(JobRow.checkpoint_id.is_not(None), JobRow.status.in_(LIVE))
+    query = query.where(CheckpointRow.id.not_in(being_published))
+    return list(session.scalars(query.order_by(CheckpointRow.job_id, CheckpointRow.id)))
 
 
 def list_checkpoints(session: Session, job_id: str, page: PageRequest) -> tuple[list[CheckpointRow], bool]:
@@ -406,6 +458,36 @@ def list_checkpoints(session: Session, job_id: str, page: PageRequest) -> tuple[
     return fetch_page(session, select(CheckpointRow).where(CheckpointRow.job_id == job_id), CheckpointRow.id, page)
 
 
-def delete_checkpoint(session: Session, checkpoint_id: str) -> None:
-    """Forget a checkpoint."""
-    session.execute(delete(CheckpointRow).where(CheckpointRow.id == checkpoint_id))
+def get_checkpoint(session: Session, checkpoint_id: str) -> CheckpointRow:
+    """The checkpoint of a live publish job, which keeps it."""
+    return session.get_one(CheckpointRow, checkpoint_id)
+
+
+def find_checkpoint_for_update(session: Session, job_id: str, checkpoint_id: str) -> CheckpointRow | None:
+    """A job's checkpoint, locked: it is not forgotten before this transaction ends."""
+    query = select(CheckpointRow).where(CheckpointRow.id == checkpoint_id, CheckpointRow.job_id == job_id)
+    return session.scalar(query.with_for_update())
+
+
+def find_publication(session: Session, job_id: str, checkpoint_id: str) -> JobRow | None:
+    """The job that publishes a checkpoint, or has published it."""
+    return session.scalar(
+        select(JobRow).where(
+            JobRow.parent_id == job_id,
+            JobRow.checkpoint_id == checkpoint_id,
+            JobRow.status.not_in(("failed", "cancelled")),
+        )
+    )
+
+
+def forget_checkpoints(session: Session, job_id: str, *, keep: int) -> list[CheckpointRow]:
+    """Forget all but a job's newest checkpoints and those being published; their files are the caller's to remove."""
+    query = select(CheckpointRow).where(CheckpointRow.job_id == job_id).order_by(*_NEWEST_FIRST)
+    # Locked before we look who publishes: who began to since then waits, and finds them gone.
+    rows = session.scalars(query.offset(keep).with_for_update()).all()
+    being_published = set(
+        session.scalars(select(JobRow.checkpoint_id).where(JobRow.parent_id == job_id, JobRow.status.in_(LIVE)))
+    )
+    old = [row for row in rows if row.id not in being_published]
+    session.execute(delete(CheckpointRow).where(CheckpointRow.id.in_([row.id for row in old])))
+    return old

@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import JobRow
 from app.http.auth import Authenticated
+from app.http.errors import ErrorBody
 from app.http.idempotency import IdempotencyKey
 from app.http.metadata import MetadataFilter
 from app.http.pagination import NewestFirst, OldestFirst, Page
@@ -182,3 +183,24 @@ def list_job_checkpoints(
     """The stored states a job would resume from: the newest ones are kept."""
     rows, has_more = services.jobs.checkpoints(caller.project_id, job_id, page)
     return Page[CheckpointBody].model_validate(page.page([CheckpointBody.of(row) for row in rows], has_more=has_more))
+
+
+@router.post(
+    "/{job_id}/checkpoints/{checkpoint_id}/publish",
+    status_code=201,
+    summary="Make a checkpoint a model",
+    responses={409: {"model": ErrorBody}},
+)
+def publish_checkpoint(
+    job_id: str, checkpoint_id: str, caller: Authenticated, services: Wired, response: Response
+) -> JobBody:
+    """Queue a short job that makes a model of a training's checkpoint, whatever became of the training.
+
+    The model is what the training would have published had it ended at that step: its best weights so far where it
+    stops early, their average where it keeps one; calibrated and measured on the same parts. The reply is the new job,
+    whose `model_id` names the model once it has succeeded. A checkpoint is published once: a repeat returns that job.
+    While it runs the checkpoint is kept.
+    """
+    row = services.jobs.publish(caller, job_id, checkpoint_id)
+    response.headers["Location"] = f"/v1/jobs/{row.id}"
+    return JobBody.of(row)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
 from app.http.errors import ErrorDetail
 from app.jobs.estimate import Estimate
-from app.jobs.states import shown_status
+from app.jobs.states import CAUSES, shown_status
 from ml.training.report import ComparisonReport, DryRunReport
 
 
@@ -22,13 +22,28 @@ class Progress(BaseModel):
     loss: float | None = Field(None, description="Of the newest step.")
 
 
+class PublishedFrom(BaseModel):
+    """A checkpoint and its job."""
+
+    job_id: str
+    checkpoint_id: str
+
+    @classmethod
+    def of(cls, row: JobRow) -> "PublishedFrom | None":
+        """What a job publishes; None of other kinds."""
+        if row.parent_id is None or row.checkpoint_id is None:
+            return None
+        return cls(job_id=row.parent_id, checkpoint_id=row.checkpoint_id)
+
+
 class JobBody(BaseModel):
     """A job."""
 
     id: str = Field(examples=["job_019a8f3c2b7e5f0a1b2c3d4e5f60718"])
     object: Literal["job"] = "job"
-    kind: str = Field(description="training, dry_run or comparison; more kinds may come.")
+    kind: str = Field(description="training, dry_run, comparison or publish; more kinds may come.")
     name: str
+    source: PublishedFrom | None = Field(description="Of a publish job: the checkpoint it makes a model of.")
     status: str = Field(
         description="queued, running, succeeded, failed, cancelled or paused; cancelling or pausing while a running "
         "job is asked to. Treat it as open: words may be added."
@@ -57,6 +72,7 @@ class JobBody(BaseModel):
             id=row.id,
             kind=row.kind,
             name=row.name,
+            source=PublishedFrom.of(row),
             status=shown_status(row.status, row.wanted),
             dataset=row.dataset_id,
             spec=row.spec,
@@ -102,7 +118,12 @@ class EventBody(BaseModel):
     level: str = Field(description="info, warning or error.")
     type: str = Field(description="message, metrics, checkpoint or status.")
     message: str
-    data: dict[str, Any]
+    data: dict[str, Any] = Field(
+        description="For programs. Of a status event: `reason` (queued, claimed, resumed, requeued, paused, cancelled, "
+        "succeeded or failed), what became of the job; and where it was given back, paused, cancelled, or failed after "
+        f"too many attempts, `cause`: {', '.join(CAUSES)}. Treat both as open.",
+        examples=[{"reason": "requeued", "cause": "trainer_died"}],
+    )
 
     @classmethod
     def of(cls, row: EventRow) -> "EventBody":

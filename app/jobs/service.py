@@ -23,7 +23,7 @@ from app.jobs.estimate import check_memory, estimate
 from app.jobs.repository import status_event
 from app.jobs.schemas import JobValidation
 from app.jobs.setups import models_of
-from app.jobs.states import ENDED, SHORT_QUEUE, shown_status
+from app.jobs.states import ENDED, SHORT_KINDS, SHORT_QUEUE, shown_status
 from app.keys.service import Caller
 from app.models import repository as models
 from app.models.service import ModelService
@@ -93,6 +93,43 @@ class JobService:
         crash_point("job.after_wake")
         return stored
 
+    def publish(self, caller: Caller, job_id: str, checkpoint_id: str) -> JobRow:
+        """Queue the making of a model from a checkpoint, once: a repeat returns the same job, as long as it lives or
+        has made the model. NotFoundError for what is not there, ConflictError where it cannot be published.
+        """
+        with self._database.write() as session:
+            parent = self._find(session, caller.project_id, job_id)
+            if parent.kind != "training":
+                raise ConflictError(
+                    f"Job '{job_id}' is of kind {parent.kind}, which makes no model: only a training's checkpoints can "
+                    "be published.",
+                    code="cannot_publish",
+                )
+            checkpoint = repository.find_checkpoint_for_update(session, job_id, checkpoint_id)
+            if (earlier := repository.find_publication(session, job_id, checkpoint_id)) is not None:
+                return earlier
+            if checkpoint is None:
+                raise NotFoundError(
+                    f"Job '{job_id}' has no checkpoint '{checkpoint_id}'. The newest ones are kept: GET "
+                    f"/v1/jobs/{job_id}/checkpoints.",
+                    code="checkpoint_not_found",
+                )
+            # From here on the job keeps its dataset, which the model is measured on.
+            if datasets.find_for_update(session, caller.project_id, parent.dataset_id) is None:
+                raise ConflictError(
+                    f"The dataset '{parent.dataset_id}' of job '{job_id}' was deleted, and a model is calibrated and "
+                    "measured on it.",
+                    code="dataset_deleted",
+                )
+            row = self._new_row(caller, "publish", JobSpec.model_validate(parent.spec), ())
+            row.parent_id, row.checkpoint_id = job_id, checkpoint_id
+            session.add(row)
+            session.flush()
+            told = status_event("queued", f"queued: the checkpoint at step {checkpoint.step} of {job_id}")
+            repository.append_events(session, row.id, [told])
+        self._queue.wake(row.queue)
+        return row
+
     def validate(self, caller: Caller, spec: JobSpec) -> JobValidation:
         """What a spec would become, without queueing anything. Raises SpecError."""
         resolved = self._resolve(caller, spec)
@@ -133,7 +170,8 @@ class JobService:
         with self._database.write() as session:
             row = self._find(session, project_id, job_id, is_locked=True)
             if repository.end_waiting(session, job_id, now=self._database.now):
-                repository.append_events(session, job_id, [status_event("cancelled", "cancelled before it ran")])
+                told = status_event("cancelled", "cancelled before it ran", cause="requested")
+                repository.append_events(session, job_id, [told])
             elif not repository.wish(session, job_id, "cancel") and row.wanted != "cancel":
                 raise _illegal(row, "cancelled")
             return self._reread(session, row)
@@ -143,7 +181,8 @@ class JobService:
         with self._database.write() as session:
             row = self._find(session, project_id, job_id, is_locked=True)
             if repository.pause_waiting(session, job_id):
-                repository.append_events(session, job_id, [status_event("paused", "paused before it ran")])
+                told = status_event("paused", "paused before it ran", cause="requested")
+                repository.append_events(session, job_id, [told])
             elif row.status != "paused" and not repository.wish(session, job_id, "pause"):
                 raise _illegal(row, "paused")
             return self._reread(session, row)
@@ -251,7 +290,7 @@ class JobService:
             id=new_id("job"),
             project_id=caller.project_id,
             kind=kind,
-            queue=SHORT_QUEUE if kind == "dry_run" else self._training_queue,
+            queue=SHORT_QUEUE if kind in SHORT_KINDS else self._training_queue,
             name=spec.name,
             dataset_id=spec.dataset,
             spec=spec.model_dump(mode="json"),

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.db.tables import ModelRow
+from ml.artifact.description import Source
 
 
 class Serving(BaseModel):
@@ -21,6 +22,7 @@ class ModelBody(BaseModel):
     object: Literal["model"] = "model"
     name: str
     job_id: str
+    source: Source | None = Field(description="Of a published checkpoint: which, at what step of which training.")
     task: str
     labels: list[str]
     base_model: str
@@ -39,6 +41,7 @@ class ModelBody(BaseModel):
             id=row.id,
             name=row.name,
             job_id=row.job_id,
+            source=description.get("source"),
             task=description["task"]["type"],
             labels=description["task"]["labels"],
             base_model=description["base_model"],

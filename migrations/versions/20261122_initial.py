@@ -49,6 +49,8 @@ def upgrade() -> None:
     sa.Column('spec', sa.JSON(), nullable=False),
     sa.Column('warnings', sa.JSON(), nullable=False),
     sa.Column('metadata', sa.JSON(), nullable=False),
+    sa.Column('checkpoint_id', sa.String(), nullable=True),
+    sa.Column('parent_id', sa.String(), nullable=True),
     sa.Column('status', sa.String(), nullable=False),
     sa.Column('wanted', sa.String(), nullable=True),
     sa.Column('fence', sa.Integer(), nullable=False),
@@ -78,6 +80,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_jobs_dataset_id'), ['dataset_id'], unique=False)
         batch_op.create_index('ix_jobs_lease', ['status', 'lease_until'], unique=False)
         batch_op.create_index(batch_op.f('ix_jobs_project_id'), ['project_id'], unique=False)
+        batch_op.create_index('uq_jobs_checkpoint_id', ['checkpoint_id'], unique=True, sqlite_where=sa.text("status NOT IN ('failed', 'cancelled')"), postgresql_where=sa.text("status NOT IN ('failed', 'cancelled')"))
 
     op.create_table('keys',
     sa.Column('id', sa.String(), nullable=False),
@@ -89,6 +92,12 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['project_id'], ['projects.id'], name=op.f('fk_keys_project_id_projects')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_keys')),
     sa.UniqueConstraint('secret_sha256', name=op.f('uq_keys_secret_sha256'))
+    )
+    op.create_table('workers',
+    sa.Column('owner', sa.String(), nullable=False),
+    sa.Column('queues', sa.JSON(), nullable=False),
+    sa.Column('seen_at', sa.Double(), nullable=False),
+    sa.PrimaryKeyConstraint('owner', name=op.f('pk_workers'))
     )
     op.create_table('models',
     sa.Column('id', sa.String(), nullable=False),
@@ -161,8 +170,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_models_project_id'))
 
     op.drop_table('models')
+    op.drop_table('workers')
     op.drop_table('keys')
     with op.batch_alter_table('jobs', schema=None) as batch_op:
+        batch_op.drop_index('uq_jobs_checkpoint_id', sqlite_where=sa.text("status NOT IN ('failed', 'cancelled')"), postgresql_where=sa.text("status NOT IN ('failed', 'cancelled')"))
         batch_op.drop_index(batch_op.f('ix_jobs_project_id'))
         batch_op.drop_index('ix_jobs_lease')
         batch_op.drop_index(batch_op.f('ix_jobs_dataset_id'))

@@ -30,6 +30,16 @@ class Probe(BaseModel):
     tolerance: float  # the largest difference a loaded model may show
 
 
+class Source(BaseModel):
+    """The checkpoint that an artifact was made of."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    job_id: str
+    checkpoint_id: str
+    step: int
+
+
 class Description(BaseModel):
     """What an artifact says of itself."""
 
@@ -48,6 +58,7 @@ class Description(BaseModel):
     report: dict[str, Any]
     spec: dict[str, Any]
     dataset_sha256: str | None
+    source: Source | None = None  # none where a training ended by itself
     train_rows: int
     versions: dict[str, str]
     probe: Probe

@@ -29,8 +29,9 @@ Metadata = Annotated[
 ]
 Count = Annotated[int, Field(ge=1)]
 
-# What is done with a spec. The last is one of several losses: see ml.specs.comparison.
-JobKind = Literal["training", "dry_run", "comparison"]
+# What is done with a spec: train, try a few steps, compare several losses (a spec of its own: ml.specs.comparison), or
+# make a model of a checkpoint of its training.
+JobKind = Literal["training", "dry_run", "comparison", "publish"]
 
 
 class Split(Spec):

@@ -1,4 +1,4 @@
-"""`python -m ml.training RUN_DIR`: train, try or compare what the directory asks for.
+"""`python -m ml.training RUN_DIR`: train, try, compare or publish, as the directory asks.
 
 It needs no service around it. `python -m ml.training --spare HOME PARENT_PID NICE` does its imports first and is told
 its run directory by standard input; HOME only says whose it is.
@@ -58,7 +58,7 @@ def run_to_the_end(folder: Path, *, is_settled: bool) -> int:
             _settle_in(placement.parent_pid, placement.nice)
         if placement.memory_bytes:
             resource.setrlimit(resource.RLIMIT_AS, (placement.memory_bytes, placement.memory_bytes))
-        work = {"training": _train, "dry_run": _dry_run, "comparison": _compare}[placement.kind]
+        work = {"training": _train, "publish": _train, "dry_run": _dry_run, "comparison": _compare}[placement.kind]
         work(run, placement, stopping)
     except StoppedError as error:
         log.info("%s", error)
@@ -88,13 +88,14 @@ def run_to_the_end(folder: Path, *, is_settled: bool) -> int:
 
 
 def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -> None:
+    """Train, or publish the checkpoint that is there: both end with a model."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
     from ml.data.splits import Part
     from ml.training.checkpoint import remembered_machine
     from ml.training.export import export_artifact
-    from ml.training.fit import fit
+    from ml.training.fit import fit, publish
     from ml.training.machine import look_around
     from ml.training.prepare import prepare
 
@@ -103,7 +104,11 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
     for warning in prepared.resolved.warnings:
         run.tell("message", warning, level="warning")
     before = remembered_machine(run.checkpoints)
-    machine = look_around(prepared.spec.training, placement, prepared.tokens_that_fit, before)
+    work, training = fit, prepared.spec.training
+    if placement.kind == "publish":
+        # A checkpoint is measured where there is room: the precision that its training asked for may need a GPU.
+        work, training = publish, training.model_copy(update={"precision": "auto"})
+    machine = look_around(training, placement, prepared.tokens_that_fit, before)
     torch.set_num_threads(machine.threads)
     fingerprint = {
         "spec": prepared.spec.model_dump(exclude={"name", "metadata"}),
@@ -122,9 +127,9 @@ def _train(run: RunDirectory, placement: Placement, stopping: threading.Event) -
     )
     if prepared.begun is not None:
         run.tell("message", f"trains {prepared.spec.model} further: {prepared.begun}")
-    fitted = fit(run, prepared, machine, fingerprint, stopping.is_set)
+    fitted = work(run, prepared, machine, fingerprint, stopping.is_set)
     run.tell("message", "exporting")
-    export_artifact(run, prepared, fitted, dataset_sha256=placement.dataset_sha256)
+    export_artifact(run, prepared, fitted, dataset_sha256=placement.dataset_sha256, source=placement.source)
     run.tell("message", f"finished after {fitted.steps} steps", {"metrics": fitted.metrics})
 
 

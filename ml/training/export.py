@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, Description, Probe, write_description
+from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, Description, Probe, Source, write_description
 from ml.artifact.manifest import publish_folder
 from ml.artifact.tokenizer import load_tokenizer
 from ml.data.tokens import TokenTable
@@ -47,8 +47,8 @@ def export_artifact(
     run: RunDirectory,
     prepared: Prepared,
     fitted: Fitted,
-    *,
     dataset_sha256: str | None,
+    source: Source | None = None,
 ) -> None:
     """Write RUN_DIR/artifact (and RUN_DIR/base for a frozen run) and check its answers against the network's.
 
@@ -74,6 +74,7 @@ def export_artifact(
         report=fitted.report,
         spec=prepared.spec.model_dump(),
         dataset_sha256=dataset_sha256,
+        source=source,
         train_rows=prepared.resolved.train_rows,
         versions={name: version(name) for name in ("minimand", "torch", "transformers", "onnxruntime")},
         probe=Probe(logits=logits.tolist(), tolerance=TOLERANCE * max(1.0, float(np.abs(logits).max()))),

@@ -20,6 +20,7 @@ from ml.bases import small_files
 from ml.data.batches import Rows, steps_per_epoch
 from ml.data.splits import Part
 from ml.models.classifier import NativeClassifier
+from ml.specs.errors import refuse
 from ml.tasks.base import Task
 from ml.tasks.build import TaskState, fitted_state
 from ml.training.checkpoint import Position, differences, load_checkpoint, save_checkpoint, trainable_state
@@ -64,10 +65,19 @@ def fit(
         loop.train_epoch()
         loop.validate()
         loop.save_if_due()
-    loop.take_best()
-    fitted = loop.evaluate()
-    loop.restore_words()
-    return fitted
+    return loop.end()
+
+
+def publish(
+    run: RunDirectory, prepared: Prepared, machine: Machine, fingerprint: dict[str, Any], stop: Callable[[], bool]
+) -> Fitted:
+    """What `fit` would come to if it ended at the checkpoint that is there. Raises SpecError where none verifies."""
+    loop = _Loop(run, prepared, machine, fingerprint, stop)
+    if not loop.resume():
+        raise refuse("", "the checkpoint is damaged: publish another one.", "checkpoint_damaged")
+    if not loop.is_measured:
+        loop.validate()
+    return loop.end()
 
 
 class _Loop:
@@ -130,15 +140,20 @@ class _Loop:
     def is_done(self) -> bool:
         """Whether no step is left to make, and the last one is measured."""
         at = self.position
-        return at.is_finished or (at.step >= self.steps and at.measured_step == at.step)
+        return at.is_finished or (at.step >= self.steps and self.is_measured)
 
-    def resume(self) -> None:
-        """Go on from the newest good checkpoint, and say which; or from the beginning."""
+    @property
+    def is_measured(self) -> bool:
+        """Whether validation was measured after the last step."""
+        return self.position.measured_step == self.position.step
+
+    def resume(self) -> bool:
+        """Go on from the newest good checkpoint, and say which; False where there is none."""
         folder = newest_verified(
             self.run.checkpoints, lambda why: self.run.tell("message", f"checkpoint refused: {why}", level="warning")
         )
         if folder is None:
-            return
+            return False
         self.position, self.best = load_checkpoint(
             folder, self.network, self.objective, self.optimizer, self.scaler, self.average, self.fingerprint
         )
@@ -154,6 +169,7 @@ class _Loop:
             f"resumed from step {self.position.step}",
             {"reason": "resumed", "checkpoint": folder.name, "step": self.position.step},
         )
+        return True
 
     def train_epoch(self) -> None:
         """Make the rest of the present epoch's steps."""
@@ -287,6 +303,13 @@ class _Loop:
                 "message",
                 f"stopped early: {spec.metric} has not improved for {spec.patience} epochs since step {best.best_step}",
             )
+
+    def end(self) -> Fitted:
+        """Settle on the final weights, and measure them."""
+        self.take_best()
+        fitted = self.evaluate()
+        self.restore_words()
+        return fitted
 
     def take_best(self) -> None:
         """Put the best weights in, where early stopping kept them, or else their average, where there is one."""

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ml.artifact.description import Source
 from ml.data.ingest import IngestOptions, ingest
 from ml.specs.base import Spec
 from ml.specs.errors import explain_validation, refuse
@@ -50,6 +51,7 @@ class Placement(BaseModel):
     base_models: dict[str, Path] = {}
     start: Path | None = None  # artifact of the model that is trained further
     dataset_sha256: str | None = None
+    source: Source | None = None  # of the checkpoint that is published
     teachers: dict[str, tuple[Path, Path]] = {}  # by model id: artifact, and where its session and tokenizer are
     cache: CachePlacement | None = None
     threads: int = 0

@@ -51,7 +51,7 @@ def test_a_killed_trainer_is_started_again_from_its_newest_checkpoint(site: Site
     events = events_of(site.client, job)
     assert reasons_of(events) == ["queued", "claimed", "requeued", "claimed", "resumed", "succeeded"]
     (requeued,) = [event for event in events if event["data"].get("reason") == "requeued"]
-    assert "SIGKILL" in requeued["message"]
+    assert (requeued["data"]["cause"], "SIGKILL" in requeued["message"]) == ("trainer_died", True)
     (resumed,) = [event for event in events if event["data"].get("reason") == "resumed"]
     assert resumed["data"]["step"] >= step
     assert resumed["message"] == f"resumed from step {resumed['data']['step']}"
@@ -152,7 +152,7 @@ def test_a_worker_that_is_asked_to_stop_hands_its_job_back_at_once(site: Site) -
     events = events_of(site.client, job)
     (requeued, resumed) = [event for event in events if event["data"].get("reason") in ("requeued", "resumed")]
     # By the worker itself, not by the reconciler once its lease had run out.
-    assert "the worker was asked to stop" in requeued["message"]
+    assert requeued["data"]["cause"] == "worker_stopped"
     # The trainer wrote a checkpoint of where it was when it was asked, so not a step is made again.
     assert resumed["data"]["step"] == newest >= last_step
     assert site.record.repeated_steps == 0

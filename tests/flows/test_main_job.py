@@ -77,6 +77,8 @@ def test_the_main_job(request: pytest.FixtureRequest, installation: str, tmp_pat
         if installation == "embedded":  # the zip is made the same way everywhere
             _check_loading(folder, model, answers)
         _check_deletion(client, service, model["id"])
+        if installation == "embedded":
+            _check_publishing(client, service, job)
         assert service.run_directories() == []
         assert list((service.home / "cache" / "training").glob("tokens-*"))  # the next job over these rows finds them
         assert service.temporary_files() == []
@@ -281,6 +283,23 @@ def _check_deletion(client: httpx.Client, service: RunningService, model_id: str
         assert (reply.status_code, error_of(reply)["code"]) == (404, "model_not_found")
     assert all_items(client, "/v1/models") == []
     assert list((service.home / "files").rglob("model.onnx")) == []
+
+
+def _check_publishing(client: httpx.Client, service: RunningService, job: dict[str, Any]) -> None:
+    """A checkpoint becomes a model that says where it came from, once, and answers."""
+    oldest, *_ = all_items(client, f"/v1/jobs/{job['id']}/checkpoints")
+    path = f"/v1/jobs/{job['id']}/checkpoints/{oldest['id']}/publish"
+    publication = client.post(path).raise_for_status().json()["id"]
+    done = service.wait_for_job(client, publication, ["succeeded"])
+    again = client.post(path).json()
+    assert (again["id"], again["model_id"]) == (publication, done["model_id"])
+    (model,) = all_items(client, "/v1/models", **{"metadata[team]": "nlp"})
+    assert (model["id"], model["job_id"], model["name"]) == (done["model_id"], publication, "intents")
+    assert model["source"] == {"job_id": job["id"], "checkpoint_id": oldest["id"], "step": oldest["step"]}
+    assert model["metrics"] == done["metrics"]
+    assert set(model["metrics"]) == {"validation", "test"}
+    (result,) = client.post("/v1/predictions", json={"model": model["id"], "input": "refund 1"}).json()["results"]
+    assert result["label"] in model["labels"]
 
 
 def test_a_frozen_encoder_leaves_a_small_model_that_travels_whole(embedded: RunningService, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ml.artifact.tokenizer import Text
 from ml.data.ingest import IngestOptions, ingest
-from ml.training.fit import Fitted, fit
+from ml.training.fit import Fitted, fit, publish
 from ml.training.machine import Machine
 from ml.training.prepare import Prepared, prepare
 from ml.training.run import Placement, RunDirectory
@@ -60,8 +60,16 @@ def fit_run(
     run: RunDirectory, prepared: Prepared, stop: Callable[[], bool] = lambda: False, machine: Machine = MACHINE
 ) -> Fitted:
     """Train to the end or until `stop`, as the training program does."""
-    fingerprint = {"spec": prepared.spec.model_dump(), "machine": machine.as_dict()}
-    return fit(run, prepared, machine, fingerprint, stop)
+    return fit(run, prepared, machine, _fingerprint(prepared, machine), stop)
+
+
+def publish_run(run: RunDirectory, prepared: Prepared) -> Fitted:
+    """End at the checkpoint that is there."""
+    return publish(run, prepared, MACHINE, _fingerprint(prepared, MACHINE), lambda: False)
+
+
+def _fingerprint(prepared: Prepared, machine: Machine) -> dict[str, Any]:
+    return {"spec": prepared.spec.model_dump(), "machine": machine.as_dict()}
 
 
 def read_events(run: RunDirectory, kind: str | None = None) -> list[dict[str, Any]]:

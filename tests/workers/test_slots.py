@@ -1,5 +1,6 @@
 """Slots: when they look for work, and when they let go. The runner is a fake: what it does has tests of its own."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from app.db.migrate import upgrade
 from app.db.session import Database
 from app.errors import UnavailableError
 from app.jobs import repository
-from app.jobs.repository import Claim, Released
+from app.jobs.repository import Claim, Released, Why
+from app.logs import TextFormatter
 from app.settings import Settings
 from tests.app.jobs.test_repository import House
 from tests.service import wait_until
@@ -47,7 +49,9 @@ class FakeRunner:
 
     def release(self, claim: Claim) -> Released | None:
         with self.database.write() as session:
-            return repository.release(session, claim, charge=False, cap=3, reason="asked to", now=self.database.now)
+            return repository.release(
+                session, claim, charge=False, cap=3, why=Why("worker_stopped", "asked to"), now=self.database.now
+            )
 
 
 @dataclass
@@ -214,6 +218,18 @@ def test_the_owner_of_a_claim_is_this_host_process_and_slot(house: House, start:
     worker.wait_for(job)
     wait_until(lambda: seen, SOON_SECONDS)
     assert seen == [f"{worker.slots.host}:{os.getpid()}:cpu"]
+
+
+def test_what_is_logged_in_a_jobs_turn_is_about_that_claim(
+    house: House, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.setFormatter(TextFormatter())
+    caplog.set_level(logging.INFO)
+    jobs = [house.add(), house.add()]
+    start().wait_for(*jobs)
+    assert [line.partition("workers.slots ")[2] for line in caplog.text.splitlines() if "claimed" in line] == [
+        f"job_id={job} fence=1: claimed by cpu" for job in jobs
+    ]
 
 
 def test_an_idle_worker_stops_at_once(start: Start) -> None:

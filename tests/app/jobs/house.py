@@ -10,7 +10,7 @@ from app.db.session import Database
 from app.db.tables import Base, CheckpointRow, EventRow, JobRow, ProjectRow
 from app.http.pagination import PageRequest
 from app.jobs import repository
-from app.jobs.repository import Claim, Event, Released
+from app.jobs.repository import Claim, Event, Released, Why
 
 LEASE = 60.0
 CAP = 3
@@ -84,7 +84,7 @@ class House:
 
     def release(self, claim: Claim, *, charge: bool = True) -> Released | None:
         released: Released | None = self.run(
-            repository.release, claim, charge=charge, cap=CAP, reason="its trainer died", now=self.now
+            repository.release, claim, charge=charge, cap=CAP, why=Why("trainer_died", "its trainer died"), now=self.now
         )
         return released
 

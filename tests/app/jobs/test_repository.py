@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from app.db.session import Database
 from app.http.pagination import PageRequest
@@ -151,6 +152,7 @@ def test_a_lease_that_ran_out_queues_the_job_again_and_charges_an_attempt(house:
     assert (row.status, row.owner, row.lease_until, row.attempts, row.error) == ("queued", None, None, 1, None)
     assert row.finished_at is None
     assert house.reasons(job) == ["claimed", "requeued"]
+    assert house.events(job)[-1].data == {"reason": "requeued", "cause": "lease_expired"}
     assert house.reconcile() == []
 
 
@@ -197,7 +199,8 @@ def test_the_last_attempt_fails_the_job_and_says_why(house: House, by: str) -> N
     assert set(row.error) == {"message", "type", "param", "code"}
     assert row.error["code"] == "too_many_attempts"
     assert ("its trainer died" if by == "release" else "its worker's lease ran out") in row.error["message"]
-    assert house.reasons(job)[-1] == "failed"
+    cause = "trainer_died" if by == "release" else "lease_expired"
+    assert house.events(job)[-1].data == {"reason": "failed", "cause": cause}
     assert house.claim() is None
 
 
@@ -446,6 +449,29 @@ def test_paging_neither_skips_nor_repeats_while_jobs_are_added(house: House, ord
         if len(added) < 3:
             added.append(house.add())
     assert found == (before + added if order == "asc" else before[::-1])
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "paused", "succeeded", "failed", "cancelled"])
+def test_a_checkpoint_is_published_once_unless_in_vain_and_kept_until_then(house: House, status: str) -> None:
+    house.add()
+    claim = house.must_claim()
+    for step in (1, 2, 3):
+        house.checkpoint(claim, step)
+    *_, oldest = house.run(repository.newest_checkpoints, claim.job_id)
+    publication = {"kind": "publish", "queue": "short", "parent_id": claim.job_id, "checkpoint_id": oldest.id}
+    first = house.add(**publication, status=status)
+    assert house.run(repository.find_checkpoint_for_update, claim.job_id, oldest.id).id == oldest.id
+    assert house.run(repository.find_checkpoint_for_update, first, oldest.id) is None
+    found = house.run(repository.find_publication, claim.job_id, oldest.id)
+    if status in ("failed", "cancelled"):
+        assert found is None
+        house.add(**publication)
+    else:
+        assert found.id == first
+        with pytest.raises(IntegrityError):
+            house.add(**publication)
+    forgotten = house.run(repository.forget_checkpoints, claim.job_id, keep=1)
+    assert [row.step for row in forgotten] == ([2, 1] if status == "succeeded" else [2])
 
 
 def _end_badly(house: House, claim: Claim, by: str) -> None:

@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 
 from app.db.tables import CheckpointRow, JobRow
 from app.jobs import repository
-from app.jobs.repository import Claim, Event, status_event
-from tests.service import AppHouse, all_items, error_of, submit, tickets, upload
+from app.jobs.repository import Claim, Event, Why, status_event
+from tests.service import AppHouse, all_items, error_of, events_of, submit, tickets, upload
 
 MAX_BODY = 20_000
 
@@ -56,7 +56,8 @@ class House(AppHouse):
 
     def release(self, claim: Claim) -> None:
         with self.database.write() as session:
-            repository.release(session, claim, charge=False, cap=3, reason="asked to", now=self.database.now)
+            why = Why("worker_stopped", "asked to")
+            repository.release(session, claim, charge=False, cap=3, why=why, now=self.database.now)
 
     def finish(self, claim: Claim, **values: Any) -> None:
         with self.database.write() as session:
@@ -482,6 +483,8 @@ def test_a_paused_job_can_be_cancelled(house: House) -> None:
     job = house.submit()
     house.act(job, "pause", 202)
     assert house.act(job, "cancel", 202) == "cancelled"
+    told = [event["data"] for event in events_of(house.client, job) if event["type"] == "status"]
+    assert told[1:] == [{"reason": reason, "cause": "requested"} for reason in ("paused", "cancelled")]
 
 
 def test_a_running_job_shows_the_wish_until_its_worker_carries_it_out(house: House) -> None:

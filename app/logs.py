@@ -1,0 +1,60 @@
+"""Log records as lines of text or of JSON, each saying what it is about: a job and its fence, or a request.
+
+What a record is about is kept in the context it is logged in, so those who log need not name it.
+"""
+
+import json
+import logging
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+from app.settings import Settings
+
+Fields = dict[str, str | int]
+
+_about: ContextVar[Fields] = ContextVar("log_about")
+
+
+def log_about(**fields: str | int) -> None:
+    """From here on, records of this context carry these fields. A context ends with its task, or its `Context.run`."""
+    _about.set({**_about.get({}), **fields})
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send this process's records to standard error, as the settings say."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
+    if settings.log_level != "DEBUG":
+        # They tell the story of every start, which we tell in a line of our own.
+        for talkative in ("alembic", "uvicorn"):
+            logging.getLogger(talkative).setLevel(logging.WARNING)
+
+
+class TextFormatter(logging.Formatter):
+    """For people: `TIME LEVEL LOGGER field=value …: MESSAGE`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s%(about)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and below it the traceback of an exception."""
+        record.about = "".join(f" {name}={value}" for name, value in _about.get({}).items())
+        return super().format(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """For programs: an object a line, with `time` in ISO 8601 and a traceback under `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_about.get({}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -1,0 +1,99 @@
+"""Lines of the log: each is about a job or a request, and no one had to name it."""
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.logs import JsonFormatter, TextFormatter, log_about
+from tests.service import AppHouse
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+log = logging.getLogger("tests.logs")
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What was logged as JSON since the test began."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger().addHandler(handler)
+    yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
+    logging.getLogger().removeHandler(handler)
+
+
+def _format(formatter: logging.Formatter, **about: str | int) -> str:
+    def write() -> str:
+        log_about(**about)
+        return formatter.format(log.makeRecord(log.name, logging.WARNING, "f", 1, "%s is\nlost", ("ñ",), None))
+
+    return copy_context().run(write)
+
+
+def test_a_line_of_text_names_what_it_is_about_before_the_message() -> None:
+    line = _format(TextFormatter(), job_id="job_1", fence=2)
+    assert line.endswith(" WARNING tests.logs job_id=job_1 fence=2: ñ is\nlost")
+    assert _format(TextFormatter()).endswith(" WARNING tests.logs: ñ is\nlost")
+
+
+def test_a_line_of_json_is_one_object_on_one_line() -> None:
+    line = _format(JsonFormatter(), job_id="job_1", fence=2)
+    assert "\n" not in line
+    told = json.loads(line)
+    assert told.pop("time").endswith("+00:00")
+    assert told == {
+        "level": "WARNING",
+        "logger": "tests.logs",
+        "message": "ñ is\nlost",
+        "job_id": "job_1",
+        "fence": 2,
+    }
+
+
+def test_an_exception_comes_with_its_traceback(lines: Lines) -> None:
+    try:
+        raise KeyError("gone")
+    except KeyError:
+        log.exception("a fault")
+    assert lines()[0]["exception"].endswith("KeyError: 'gone'")
+
+
+def test_what_a_record_is_about_ends_with_its_context(lines: Lines) -> None:
+    def about_a_job() -> None:
+        log_about(job_id="job_1")
+        log_about(fence=1)
+        log.warning("inside")
+        thread = threading.Thread(target=copy_context().run, args=(log.warning, "beside"))
+        thread.start()
+        thread.join()
+
+    copy_context().run(about_a_job)
+    log.warning("after")
+    inside, beside, after = lines()
+    assert inside["job_id"] == beside["job_id"] == "job_1"
+    assert inside["fence"] == beside["fence"] == 1
+    assert "job_id" not in after
+
+
+def test_a_record_of_a_request_carries_its_id_also_of_its_failure(tmp_path: Path, lines: Lines) -> None:
+    house = AppHouse(tmp_path)
+
+    @house.app.get("/fails")
+    def fail() -> None:
+        log.warning("on the way")
+        raise RuntimeError("a fault of ours")
+
+    reply = house.client.get("/fails", headers={"x-request-id": "mine"})
+    house.close()
+    assert reply.status_code == 500
+    told = [line for line in lines() if line["level"] in ("WARNING", "ERROR")]
+    assert [line["message"] for line in told] == ["on the way", "unhandled error in GET /fails"]
+    assert {line["request_id"] for line in told} == {"mine"}
