@@ -450,7 +450,7 @@ def checkpoints_of_ended(session: Session, before: float) -> list[CheckpointRow]
     query = select(CheckpointRow).join(JobRow, JobRow.id == CheckpointRow.job_id).where(*has_ended)
     being_published = select(JobRow.checkpoint_id).where(JobRow.checkpoint_id.is_not(None), JobRow.status.in_(LIVE))
     query = query.where(CheckpointRow.id.not_in(being_published))
-    return list(session.scalars(query.order_by(CheckpointRow.job_id, CheckpointRow.id)))
+    return list(session.scalars(query.order_by(CheckpointRow.job_id, *_NEWEST_FIRST)))
 
 
 def list_checkpoints(session: Session, job_id: str, page: PageRequest) -> tuple[list[CheckpointRow], bool]:
