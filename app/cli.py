@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from app.backup import Summary
     from app.db.session import Database
     from app.settings import Settings
     from app.storage import FileStore
@@ -143,6 +144,49 @@ def prune(dry_run: bool, home: Path | None) -> None:
 
 
 @main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@_home_option
+def backup(folder: Path, home: Path | None) -> None:
+    """Copy all rows and files into a new FOLDER."""
+    from app.backup import BackupError, back_up
+
+    settings = _load_settings(home)
+    with _opened(settings) as (database, store):
+        try:
+            summary = back_up(database, store, folder)
+        except (BackupError, OSError) as error:
+            _fail(f"No backup was made. {error}")
+    click.echo(f"{folder} holds {_shown_backup(summary)}. All of it verifies.")
+    for fault in summary.unsound:
+        click.echo(f"Damaged in the store, and so in the backup: {fault}", err=True)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_home_option
+def restore(folder: Path, home: Path | None) -> None:
+    """Bring a backup back, into an empty home."""
+    from app.backup import BackupError
+    from app.backup import restore as bring_back
+    from app.db.session import Database
+    from app.errors import InvalidInputError
+    from app.supervisor import HomeInUseError, hold_home
+
+    settings = _load_settings(home)
+    with _explained():
+        database = Database(settings.resolved_database_url)
+        try:
+            with hold_home(settings.home):
+                summary, requeued = bring_back(database, _store(settings), folder, max_attempts=settings.max_attempts)
+        except (BackupError, HomeInUseError, InvalidInputError, OSError) as error:
+            _fail(f"Nothing was restored. {error}")
+        finally:
+            database.close()
+    click.echo(f"Restored {_shown_backup(summary)}. Jobs that were running and wait again: {requeued}.")
+    click.echo("API keys are those of the backup; it holds no secret of theirs, so keep your copy of admin.key.")
+
+
+@main.command()
 @click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your own labelled file.")
 @click.option("--text", help="Its column that holds the text.")
 @click.option("--label", help="Its column that holds the label.")
@@ -218,6 +262,11 @@ def _shown(value: object) -> str:
     return redact_url(f"{value:g}" if isinstance(value, float) else str(value))
 
 
+def _shown_backup(summary: "Summary") -> str:
+    counts = ", ".join(f"{summary.rows[name]} {name}" for name in ("datasets", "jobs", "models"))
+    return f"{counts}, {_shown_bytes(summary.bytes)}"
+
+
 def _shown_bytes(count: int) -> str:
     """In the largest decimal unit of which there is one."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -252,15 +301,20 @@ def _opened(settings: "Settings") -> "Iterator[tuple[Database, FileStore]]":
     """The database, whose schema must be the present one, and the file store."""
     from app.db.migrate import require_current
     from app.db.session import Database
-    from app.storage import FileStore
 
     with _explained():
         database = Database(settings.resolved_database_url)
         try:
             require_current(database)
-            yield database, FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
+            yield database, _store(settings)
         finally:
             database.close()
+
+
+def _store(settings: "Settings") -> "FileStore":
+    from app.storage import FileStore
+
+    return FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
 
 
 def _migrate(settings: "Settings") -> None:

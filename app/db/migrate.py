@@ -61,14 +61,19 @@ def downgrade(database_url: str, revision: str) -> None:
 
 def require_current(database: Database) -> None:
     """Raise SchemaError unless the schema is the one the code expects."""
-    with database.read() as session:
-        found = _revision(session.connection())
+    found = current_revision(database)
     _refuse_unknown(found)
     if found != head_revision():
         raise SchemaError(
             f"The database's schema is at {found or 'nothing (it is empty)'}, and this version of Minimand needs "
             f"{head_revision()}. Run `minimand migrate` with the same settings, then start again."
         )
+
+
+def current_revision(database: Database) -> str | None:
+    """The revision that a database is at; None where it holds nothing of ours."""
+    with database.read() as session:
+        return _revision(session.connection())
 
 
 def head_revision() -> str:

@@ -48,11 +48,19 @@ class Database:
                 parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=_POSTGRES_LIMITS
             )
         self._writing = self.engine.execution_options(minimand_write=True)
+        # In SQLite every transaction sees one moment; in PostgreSQL, by default, each statement sees its own.
+        level = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        self._snapshot = self.engine.execution_options(**level)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that only reads."""
         yield from self._transaction(self.engine)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A transaction that only reads, and sees the database as it was at its first look."""
+        yield from self._transaction(self._snapshot)
 
     @contextmanager
     def write(self) -> Iterator[Session]:

@@ -142,6 +142,11 @@ def reconcile(session: Session, *, cap: int, now: Now) -> list[Released]:
     return _let_go(session, expired, charge=True, cap=cap, why=why, now=now)
 
 
+def release_all(session: Session, *, cap: int, why: Why, now: Now) -> list[Released]:
+    """Give back every running job, uncharged: none of their workers is here."""
+    return _let_go(session, [JobRow.status == "running"], charge=False, cap=cap, why=why, now=now)
+
+
 def running_claims(session: Session) -> set[Claim]:
     """Every claim that is held."""
     return {

@@ -17,6 +17,7 @@ Cause = Literal[  # why a job left a worker's hands, or was ended or paused on r
     "runner_failed",
     "artifact_damaged",
     "result_unreadable",
+    "restored",
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 SHORT_QUEUE = "short"  # of jobs that must not wait behind a training

@@ -16,7 +16,7 @@ from app.settings import Settings
 
 Run = Callable[..., Result]
 
-COMMANDS = ("up", "api", "worker", "inference", "migrate", "prune", "demo", "settings")
+COMMANDS = ("up", "api", "worker", "inference", "migrate", "prune", "backup", "restore", "demo", "settings")
 
 
 @pytest.fixture

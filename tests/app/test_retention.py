@@ -139,6 +139,7 @@ def test_what_a_row_names_never_goes(house: House) -> None:
     house.add_checkpoint(job, "c")
     before = house.keys()
     house.later = 1000 * DAY_SECONDS
+    assert house.sweep(is_dry=True) == []
     assert house.sweep() == []
     assert (house.keys(), house.checkpoints()) == (before, 1)
 
