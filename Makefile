@@ -38,7 +38,7 @@ prove-tunings: $(SETUP)  ## Train MiniLM on real questions by every tuning, and 
 	$(BIN)/python -m pytest -q -m proof tests/flows/test_every_tuning.py
 
 faults: $(SETUP)  ## Every row of the fault table, again and again, with a report (about an hour on 2 cores)
-	$(BIN)/python -m pytest -q -m "proof or not proof" tests/faults --faults
+	$(BIN)/python -m pytest -q -m "proof or not proof" tests/faults --faults --numprocesses 2
 
 check: $(SETUP)  ## Lint, types and the import contracts
 	$(BIN)/ruff check .

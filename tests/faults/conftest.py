@@ -20,7 +20,7 @@ from tests.faults.site import ROWS, Record, Site, Watch, digest_of_weights
 from tests.service import RunningService, all_items, running, upload
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "faults.json"
-RECORDS = pytest.StashKey[list[Record]]()
+PROPERTY = "fault"  # by which a record travels with its test's report, from one process to another too
 
 
 # ---------------------------------------------------------------------------------------------------- seeds and report
@@ -28,10 +28,6 @@ RECORDS = pytest.StashKey[list[Record]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="run each row as often as it says, and report")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RECORDS] = []
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -46,14 +42,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
     report = yield
     record: Record | None = getattr(item, "funcargs", {}).get("record")
-    if record is not None and report.failed:
-        record.failed = True
+    if record is not None:
+        record.failed |= report.failed
+        if report.when == "teardown":
+            report.user_properties.append((PROPERTY, asdict(record)))
     return report
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if not config.getoption("--faults", default=False) or not (records := config.stash[RECORDS]):
+    if not config.getoption("--faults", default=False):
         return
+    ended = [report for reports in terminalreporter.stats.values() for report in reports if hasattr(report, "when")]
+    told = [value for report in ended for name, value in report.user_properties if name == PROPERTY]
+    if not told:
+        return
+    records = sorted((Record(**one) for one in told), key=lambda record: (record.row, record.seed))
     names = dict.fromkeys(record.row for record in records)
     rows = [summary(name, [record for record in records if record.row == name]) for name in names]
     lines = [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
@@ -87,9 +90,7 @@ def summary(name: str, records: list[Record]) -> dict[str, Any]:
 @pytest.fixture
 def record(request: pytest.FixtureRequest, seed: int) -> Record:
     """What comes of this run."""
-    made = Record(request.node.get_closest_marker("row").args[0], seed)
-    request.config.stash[RECORDS].append(made)
-    return made
+    return Record(request.node.get_closest_marker("row").args[0], seed)
 
 
 # ------------------------------------------------------------------------------------------------------ installations

@@ -29,7 +29,7 @@ from tests.service import (
 AT_ONCE_SECONDS = 10
 
 
-@pytest.mark.row("the wake-up 50 times to two workers, one queued job", runs=5)
+@pytest.mark.row("the wake-up 50 times to two workers, one queued job", runs=3)
 def test_fifty_wake_ups_to_two_workers_claim_one_job_once(site: Site, valkey_server: str) -> None:
     workers = [site.service.start_worker() for _ in range(2)]
     job = site.submit(checkpoint_every_seconds=86_400)
@@ -41,7 +41,7 @@ def test_fifty_wake_ups_to_two_workers_claim_one_job_once(site: Site, valkey_ser
     assert [worker.stop() for worker in workers] == [0, 0]
 
 
-@pytest.mark.row("kill -9 the trainer", runs=5)
+@pytest.mark.row("kill -9 the trainer", runs=4)
 def test_a_killed_trainer_is_started_again_from_its_newest_checkpoint(site: Site) -> None:
     site.service.start_worker()
     job = site.submit()
@@ -87,7 +87,7 @@ def test_a_trainer_that_is_killed_after_every_checkpoint_comes_to_the_same_bits(
     assert kills >= 5, "the job was over too soon to prove much"
 
 
-@pytest.mark.row("kill -9 the worker", runs=5)
+@pytest.mark.row("kill -9 the worker", runs=4)
 def test_a_killed_workers_trainer_dies_with_it_and_another_worker_takes_over(site: Site) -> None:
     first = site.service.start_worker()
     job = site.submit()
@@ -136,7 +136,7 @@ def test_a_workers_spare_ends_with_it(site: Site, end: Callable[[Program], objec
     assert site.service.trainers() == set()
 
 
-@pytest.mark.row("SIGTERM to the worker in mid-epoch", runs=5)
+@pytest.mark.row("SIGTERM to the worker in mid-epoch", runs=4)
 def test_a_worker_that_is_asked_to_stop_hands_its_job_back_at_once(site: Site) -> None:
     first = site.service.start_worker()
     job = site.submit()
@@ -155,6 +155,21 @@ def test_a_worker_that_is_asked_to_stop_hands_its_job_back_at_once(site: Site) -
     assert requeued["data"]["cause"] == "worker_stopped"
     # The trainer wrote a checkpoint of where it was when it was asked, so not a step is made again.
     assert resumed["data"]["step"] == newest >= last_step
+    assert site.record.repeated_steps == 0
+
+
+@pytest.mark.proof
+@pytest.mark.row("pause a running job, then resume it", runs=3)
+def test_a_running_job_is_paused_and_goes_on_without_a_step_twice(site: Site) -> None:
+    site.service.start_worker()
+    job = site.submit()
+    pid, _ = site.wait_until_under_way(job)
+    assert site.client.post(f"/v1/jobs/{job}/pause").json()["status"] in ("pausing", "paused")
+    site.service.wait_for_job(site.client, job, ["paused"])
+    wait_until_gone({pid}, timeout_seconds=AT_ONCE_SECONDS)
+    assert site.service.run_directories() == []
+    assert site.client.post(f"/v1/jobs/{job}/resume").json()["status"] == "queued"
+    site.settle()
     assert site.record.repeated_steps == 0
 
 

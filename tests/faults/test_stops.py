@@ -34,7 +34,7 @@ def is_writable(site: Site) -> bool:
 
 
 @pytest.mark.proof
-@pytest.mark.row("SIGSTOP to worker and trainer for two leases, then SIGCONT", runs=5)
+@pytest.mark.row("SIGSTOP to worker and trainer for two leases, then SIGCONT", runs=4)
 def test_a_worker_that_slept_through_its_lease_finds_itself_fenced_off(site: Site) -> None:
     first = site.service.start_worker()
     job = site.submit()
