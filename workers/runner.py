@@ -7,7 +7,6 @@ child is killed and nothing more is written: somebody else has the job by then.
 import json
 import logging
 import math
-import os
 import shutil
 import signal
 import threading
@@ -19,26 +18,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Double, func, literal
 from sqlalchemy.orm import Session
 
-from app.datasets import repository as datasets
 from app.db.session import Database
 from app.db.tables import CheckpointRow, JobRow, ModelRow
 from app.errors import UnavailableError
 from app.ids import new_id
 from app.jobs import repository
 from app.jobs.repository import Claim, Event, LostClaimError, Released, Why, status_event
-from app.jobs.setups import setup_of, teachers_in
-from app.models import repository as models
 from app.settings import Settings
 from app.storage import FileStore
 from ml.artifact.description import read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
-from ml.bases import find_base
 from ml.crash_points import crash_point
 from workers.child import TrainerProcess
-from workers.events import EventTail
+from workers.events import EventTail, Told
+from workers.layout import Layout
 from workers.spares import Spares
 
 log = logging.getLogger(__name__)
@@ -169,83 +164,13 @@ class _Run:
     # ------------------------------------------------------------------------------------------------------- before
 
     def prepare(self) -> JobRow:
-        """Lay out the run directory: spec, rows, facts, the newest checkpoints or the one to publish."""
+        """Make room, and lay out the run directory."""
         with self.database.read() as session:
             job = repository.get_claimed(session, self.claim)
-            dataset = datasets.find(session, job.project_id, job.dataset_id)
             checkpoints = repository.newest_checkpoints(session, job.id)
-            source = None if job.checkpoint_id is None else repository.get_checkpoint(session, job.checkpoint_id)
         self.sweep({checkpoint.folder for checkpoint in checkpoints})
-        if dataset is None:
-            raise FileNotFoundError(f"dataset {job.dataset_id}")
-        _write_json(self.folder / "spec.json", job.spec)
-        _write_json(self.folder / "facts.json", dataset.facts)
-        (self.folder / "rows.parquet").symlink_to(self.store.local_path(dataset.file))
-        base_models, start = self.start_of(job)
-        _write_json(
-            self.folder / "run.json",
-            {
-                "kind": job.kind,
-                "base_models": {name: str(path) for name, path in base_models.items()},
-                "start": start and str(start),
-                "dataset_sha256": dataset.sha256,
-                "source": source and {"job_id": source.job_id, "checkpoint_id": source.id, "step": source.step},
-                "teachers": self.teachers(job),
-                "cache": self.cache(),
-                "threads": self.settings.trainer_threads,
-                "memory_bytes": self.settings.trainer_memory_bytes if job.queue != "gpu" else 0,
-                "nice": self.settings.trainer_nice,
-                "parent_pid": os.getpid(),
-            },
-        )
-        for checkpoint in [source] if source else checkpoints[: self.settings.keep_checkpoints]:
-            name = f"step-{checkpoint.step:08d}"
-            if name not in self.checkpoint_ids and self.store.exists(checkpoint.folder):
-                copied = self.folder / "checkpoints" / name
-                shutil.copytree(self.store.local_path(checkpoint.folder), copied)
-                try:
-                    verify_folder(copied)
-                except DamagedFolderError as error:
-                    log.warning("checkpoint %s is damaged: %s", checkpoint.id, error)
-                    shutil.rmtree(copied)
-                    continue
-                self.checkpoint_ids[name] = checkpoint.id
+        self.checkpoint_ids = Layout(self.database, self.store, self.settings).lay_out(job, checkpoints, self.folder)
         return job
-
-    def start_of(self, job: JobRow) -> tuple[dict[str, Path], Path | None]:
-        """The folders of base models; and, where the job trains a model further, that model's artifact.
-
-        Such a model is a base under its own id; one that is a head alone, with the folder of the base it stands on.
-        """
-        bases, name = dict(self.settings.base_models), job.spec["model"]
-        if not name.startswith("mdl_"):
-            return bases, None
-        with self.database.read() as session:
-            model = models.find(session, job.project_id, name)
-        if model is None:
-            raise FileNotFoundError(f"the model {name} that is trained further")
-        artifact = self.store.local_path(model.folder)
-        has_weights = model.description["head"] == "native"
-        bases[name] = artifact if has_weights else find_base(model.description["base_model"], bases)
-        return bases, artifact
-
-    def cache(self) -> dict[str, Any] | None:
-        """Where the trainer finds what earlier jobs computed."""
-        limit = self.settings.training_cache_bytes
-        return {"folder": str(self.settings.training_cache), "max_bytes": limit} if limit else None
-
-    def teachers(self, job: JobRow) -> dict[str, tuple[str, str]]:
-        """The folders of the models that the job's loss learns from, by id."""
-        found: dict[str, tuple[str, str]] = {}
-        for name in set(teachers_in(setup_of(job)).values()):
-            with self.database.read() as session:
-                model = models.find(session, job.project_id, name)
-            if model is None:
-                raise FileNotFoundError(f"the teacher {name}")
-            artifact = self.store.local_path(model.folder)
-            runtime = self.store.local_path(model.base_folder) if model.base_folder else artifact
-            found[name] = (str(artifact), str(runtime))
-        return found
 
     def sweep(self, kept: set[str]) -> None:
         """Remove from the store what a worker that was killed under an earlier claim left there, and no row names."""
@@ -297,7 +222,7 @@ class _Run:
     def take_over_all(self) -> bool:
         """Carry every line into the database, in order. False while it is away: what is left is taken next time."""
         lines = self.tail.read()
-        told = _Told(self.checkpoint_ids)
+        told = Told(self.checkpoint_ids)
         try:
             for line, offset in lines:
                 if line["type"] != "checkpoint":
@@ -305,7 +230,7 @@ class _Run:
                 elif self.has_new_checkpoint(line["data"]["folder"]):
                     # What was told before a checkpoint is written before it: its readers see the story in order.
                     self.write_down(told)
-                    told = _Told(self.checkpoint_ids)
+                    told = Told(self.checkpoint_ids)
                     self.store_checkpoint(line)
                     self.tail.offset = offset
             self.write_down(told)
@@ -313,7 +238,7 @@ class _Run:
             return False
         return True
 
-    def write_down(self, told: "_Told") -> None:
+    def write_down(self, told: Told) -> None:
         """Write what was told, in one transaction."""
         if told.offset is None:
             return
@@ -486,41 +411,6 @@ class _Run:
                 time.sleep(0.5)
 
 
-class _Told:
-    """Lines of events.jsonl, sorted into what the database holds: events, metrics, and columns of the job."""
-
-    def __init__(self, checkpoint_ids: Mapping[str, str]) -> None:
-        self._checkpoint_ids = checkpoint_ids
-        self.events: list[Event] = []
-        self.metrics: list[dict[str, Any]] = []
-        self.columns: dict[str, Any] = {}
-        self.offset: int | None = None  # behind the newest line
-
-    @property
-    def is_last_step(self) -> bool:
-        """Whether no step is left to make."""
-        progress = self.columns.get("progress", {})
-        return "steps" in progress and progress["step"] >= progress["steps"]
-
-    def take(self, line: dict[str, Any], offset: int) -> None:
-        self.offset = offset
-        data = dict(line["data"])
-        if line["type"] == "progress":
-            self.columns["progress"] = data
-            return  # twice a second: too many for a story, and the row holds the newest
-        if line["type"] == "metrics":
-            for name, value in data["values"].items():
-                row = {"name": name, "step": data["step"], "value": value, "created_at": line["created_at"]}
-                self.metrics.append(row)
-            if data["step"] >= 1:
-                self.columns.setdefault(
-                    "first_step_at", func.coalesce(JobRow.first_step_at, literal(line["created_at"], Double))
-                )
-        if (name := data.pop("checkpoint", None)) is not None:
-            data["checkpoint_id"] = self._checkpoint_ids.get(name)
-        self.events.append(Event(line["type"], line["message"], data, line["level"], line["created_at"]))
-
-
 def _how_it_ended(status: int) -> Why:
     if status < 0:
         return Why("trainer_died", f"its trainer was killed by {signal.Signals(-status).name}")
@@ -537,7 +427,3 @@ def _read_error(folder: Path, status: int) -> dict[str, Any]:
         message = f"the trainer ended with exit status {status} and did not say why"
         return {"message": message, "type": "job_error", "param": None, "code": "training_failed"}
     return error
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False))
