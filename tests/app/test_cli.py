@@ -101,6 +101,14 @@ def test_a_bad_variable_is_named_with_its_value(run: Run) -> None:
     assert "(it is 'eighty')" in refused.stderr
 
 
+def test_what_kills_processes_on_purpose_is_refused_outside_of_tests(run: Run) -> None:
+    refused = run("settings", MINIMAND_CRASH_FILE="/tmp/crash")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("MINIMAND_CRASH_FILE is not usable: ")
+    assert "MINIMAND_ENVIRONMENT" in refused.stderr
+    assert run("settings", MINIMAND_CRASH_FILE="/tmp/crash", MINIMAND_ENVIRONMENT="test").exit_code == 0
+
+
 def test_a_bad_json_variable_is_named(run: Run) -> None:
     refused = run("settings", MINIMAND_BASE_MODELS="bert=/models/bert")
     assert refused.exit_code == 2
