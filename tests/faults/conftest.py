@@ -28,14 +28,16 @@ PROPERTY = "fault"  # by which a record travels with its test's report, from one
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="run each row as often as it says, and report")
+    parser.addoption("--most-runs", type=int, default=100, help="with --faults: of each row no more than so many")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         row = metafunc.definition.get_closest_marker("row")
         assert row is not None, f"{metafunc.function.__name__} must say which row of the table it is"
-        runs = row.kwargs.get("runs", 1) if metafunc.config.getoption("--faults", default=False) else 1
-        metafunc.parametrize("seed", range(runs))
+        config = metafunc.config
+        most = config.getoption("--most-runs") if config.getoption("--faults", default=False) else 1
+        metafunc.parametrize("seed", range(min(most, row.kwargs.get("runs", 1))))
 
 
 @pytest.hookimpl(wrapper=True)
