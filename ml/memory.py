@@ -6,9 +6,9 @@ from ml.specs.losses.base import LossSpec
 from ml.specs.losses.composition import terms_of
 from ml.specs.tuning import FullTuning, TopLayersTuning
 
-# Padded tokens of one forward pass on a CPU. More gain nothing, and their activations outgrow what malloc keeps: each is
-# mapped and cleared anew. MiniLM, milliseconds of processor time a row, 8192 against 2048: ag_news 29.5 and 27.4, texts
-# of 150 tokens 108 and 85, of 400 tokens 386 and 220.
+# Padded tokens of one forward pass on a CPU. More gain nothing, and their activations outgrow what malloc keeps: each
+# is mapped and cleared anew. MiniLM, milliseconds of processor time a row, 8192 against 2048: ag_news 29.5 and 27.4,
+# texts of 150 tokens 108 and 85, of 400 tokens 386 and 220.
 MICRO_BATCH_TOKENS = 2048
 
 

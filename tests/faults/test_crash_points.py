@@ -13,8 +13,8 @@ from tests.faults.conftest import Houses
 from tests.faults.site import ROWS, Site
 from tests.service import PATIENCE_SECONDS, all_items, events_of, reasons_of, wait_until
 
-# One of each kind runs in `make test`.
-QUICK = {"job.after_commit", "checkpoint.after_store", "model.after_commit", "checkpoint.after_rename"}
+# These run in `make test`.
+QUICK = {"job.after_commit", "checkpoint.after_store"}
 
 
 def points(program: str) -> Any:

@@ -8,8 +8,9 @@ from tests.faults.site import Site
 from tests.ml.runs import flip_a_bit
 from tests.service import events_of, wait_until
 
+pytestmark = pytest.mark.proof
 
-@pytest.mark.proof
+
 @pytest.mark.row("one flipped bit in a file of the newest checkpoint", runs=8)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(site: Site) -> None:
     worker = site.service.start_worker()
@@ -29,7 +30,6 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(site: Site) -> N
     assert (resumed["data"]["step"], resumed["data"]["checkpoint_id"]) == (before["step"], before["id"])
 
 
-@pytest.mark.proof
 @pytest.mark.row("one flipped bit in a file of a model", runs=8)
 def test_a_damaged_model_is_not_served(site: Site) -> None:
     site.service.start_worker()

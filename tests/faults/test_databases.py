@@ -15,6 +15,8 @@ from tests.faults.conftest import Houses
 from tests.faults.site import ROWS, Record, Site
 from tests.service import all_items, running, upload, wait_until
 
+pytestmark = pytest.mark.proof
+
 LOCKED_SECONDS = 20
 
 
@@ -72,7 +74,6 @@ def account_for(site: Site, callers: Callers) -> None:
     site.settle(attempts=1)
 
 
-@pytest.mark.proof
 @pytest.mark.row("SQLite's write lock is held for 20 s under load", runs=2)
 def test_while_sqlite_is_locked_callers_are_asked_to_come_again(
     tmp_path: Path, houses: Houses, record: Record, valkey_server: str
@@ -117,7 +118,6 @@ def own_postgres() -> Iterator[tuple[str, Callable[[], object]]]:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://"), restart
 
 
-@pytest.mark.proof
 @pytest.mark.row("PostgreSQL is restarted at once under load", runs=3)
 def test_after_a_restart_of_postgresql_no_accepted_job_is_missing(
     tmp_path: Path, houses: Houses, record: Record, valkey_server: str, own_postgres: tuple[str, Callable[[], object]]

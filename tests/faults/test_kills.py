@@ -29,6 +29,7 @@ from tests.service import (
 AT_ONCE_SECONDS = 10
 
 
+@pytest.mark.proof
 @pytest.mark.row("the wake-up 50 times to two workers, one queued job", runs=3)
 def test_fifty_wake_ups_to_two_workers_claim_one_job_once(site: Site, valkey_server: str) -> None:
     workers = [site.service.start_worker() for _ in range(2)]
@@ -115,6 +116,7 @@ def test_a_spare_takes_the_next_job_and_is_replaced_when_that_is_trained(site: S
     assert site.service.wait_for_spare() != spare
 
 
+@pytest.mark.proof
 @pytest.mark.row("kill -9 a spare trainer", runs=3)
 def test_a_spare_that_is_killed_costs_no_job_an_attempt(site: Site) -> None:
     site.service.start_worker(spare_trainers=True)
@@ -126,6 +128,7 @@ def test_a_spare_that_is_killed_costs_no_job_an_attempt(site: Site) -> None:
     assert reasons_of(events_of(site.client, job)) == ["queued", "claimed", "succeeded"]
 
 
+@pytest.mark.proof
 @pytest.mark.row("a worker ends, its spare with it", runs=3)
 @pytest.mark.parametrize("end", [Program.kill, Program.stop])
 def test_a_workers_spare_ends_with_it(site: Site, end: Callable[[Program], object]) -> None:

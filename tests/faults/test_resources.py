@@ -13,6 +13,8 @@ from tests.faults.conftest import Houses
 from tests.faults.site import ROWS, Record, Site
 from tests.service import PATIENCE_SECONDS, events_of, reasons_of, running, submit, tiny_spec, upload, wait_until
 
+pytestmark = pytest.mark.proof
+
 
 class SmallDisk:
     """A mounted file system of few bytes, which can be filled to the brim."""
@@ -54,7 +56,6 @@ def site_with_small(
         subprocess.run(["umount", "-l", str(disk.folder)], check=True)
 
 
-@pytest.mark.proof
 @pytest.mark.row("the store's disk is full while a job trains", runs=2)
 def test_a_full_store_costs_checkpoints_and_no_job(
     tmp_path: Path, houses: Houses, record: Record, valkey_server: str
@@ -72,7 +73,6 @@ def test_a_full_store_costs_checkpoints_and_no_job(
         site.settle(attempts=1)  # one, if it was at its end before there was room again
 
 
-@pytest.mark.proof
 @pytest.mark.row("the trainer's disk is full while it saves", runs=2)
 def test_a_trainer_whose_disk_is_full_keeps_its_last_checkpoint_and_goes_on(
     tmp_path: Path, houses: Houses, record: Record, valkey_server: str
@@ -134,7 +134,6 @@ def test_a_file_without_rows_is_refused(site: Site) -> None:
     assert refused.status_code == 422, refused.text
 
 
-@pytest.mark.proof
 @pytest.mark.row("memory and open files after 10 jobs are back where they were", runs=1)
 def test_jobs_leave_no_memory_and_no_open_file_behind(site: Site) -> None:
     worker = site.service.start_worker()

@@ -11,6 +11,8 @@ from tests.conftest import wait_until_gone
 from tests.faults.site import Site
 from tests.service import LEASE_SECONDS, PATIENCE_SECONDS, events_of, reasons_of, wait_until
 
+pytestmark = pytest.mark.proof
+
 
 def send(number: signal.Signals, *pids: int) -> None:
     for pid in pids:
@@ -33,7 +35,6 @@ def is_writable(site: Site) -> bool:
     return True
 
 
-@pytest.mark.proof
 @pytest.mark.row("SIGSTOP to worker and trainer for two leases, then SIGCONT", runs=4)
 def test_a_worker_that_slept_through_its_lease_finds_itself_fenced_off(site: Site) -> None:
     first = site.service.start_worker()
@@ -61,7 +62,6 @@ def test_a_worker_that_slept_through_its_lease_finds_itself_fenced_off(site: Sit
     site.settle()
 
 
-@pytest.mark.proof
 @pytest.mark.row("a trainer hangs while its worker renews the lease", runs=3)
 def test_a_trainer_that_makes_no_progress_is_replaced(site: Site) -> None:
     site.service.start_worker(progress_timeout_seconds=10)
