@@ -7,7 +7,7 @@ came of it.
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,15 @@ class Houses:
         with psycopg.connect(uri, autocommit=True) as connection:
             connection.execute("CREATE DATABASE faults")
         return uri.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", "/faults?")
+
+
+@contextmanager
+def own_site(home: Path, houses: Houses, record: Record, **settings: Any) -> Iterator[Site]:
+    """An installation for one test alone."""
+    with running(home, **settings) as service:
+        service.start_api()
+        with service.client() as client:
+            yield Site(service, client, upload(client, ROWS), record, houses.weights_of)
 
 
 @pytest.fixture(scope="session")

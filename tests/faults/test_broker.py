@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,10 +15,10 @@ from app.broker import EmbeddedBroker
 from app.queue import JobQueue
 from app.supervisor import PARENT_PID_VARIABLE
 from tests.conftest import wait_for_valkey
-from tests.faults.conftest import Houses
+from tests.faults.conftest import Houses, own_site
 from tests.faults.proxy import proxy_to
-from tests.faults.site import ROWS, Record, Site
-from tests.service import events_of, reasons_of, running, slow_spec, submit, upload, wait_until
+from tests.faults.site import Record
+from tests.service import events_of, reasons_of, slow_spec, submit, wait_until
 
 # A request to a service whose broker does not answer waits a second for it, and then some on a busy machine.
 NO_LONGER_THAN_SECONDS = 10
@@ -54,21 +53,12 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     broker.kill()
 
 
-@contextmanager
-def site_on(broker_url: str, tmp_path: Path, houses: Houses, record: Record) -> Iterator[Site]:
-    """An installation on a broker of its own."""
-    with running(tmp_path / "home", broker_url=broker_url) as service:
-        service.start_api()
-        with service.client() as client:
-            yield Site(service, client, upload(client, ROWS), record, houses.weights_of)
-
-
 @pytest.mark.row("the broker is killed while a job runs, and comes back 30 s later", runs=3)
 @pytest.mark.proof
 def test_a_running_job_does_not_notice_that_the_broker_was_away(
     tmp_path: Path, broker: Broker, houses: Houses, record: Record
 ) -> None:
-    with site_on(broker.url, tmp_path, houses, record) as site:
+    with own_site(tmp_path / "home", houses, record, broker_url=broker.url) as site:
         site.service.start_worker()
         job = site.submit()
         site.wait_until_under_way(job)
@@ -90,7 +80,7 @@ def test_a_running_job_does_not_notice_that_the_broker_was_away(
 def test_with_the_broker_killed_jobs_are_accepted_and_run_by_polling(
     tmp_path: Path, broker: Broker, houses: Houses, record: Record
 ) -> None:
-    with site_on(broker.url, tmp_path, houses, record) as site:
+    with own_site(tmp_path / "home", houses, record, broker_url=broker.url) as site:
         site.service.start_worker()
         broker.kill()
         job, unwanted = (submit(site.client, slow_spec(site.dataset, max_steps=20)) for _ in range(2))
@@ -106,7 +96,7 @@ def test_with_the_broker_killed_jobs_are_accepted_and_run_by_polling(
 def test_queued_jobs_run_though_every_message_was_lost(
     tmp_path: Path, broker: Broker, houses: Houses, record: Record
 ) -> None:
-    with site_on(broker.url, tmp_path, houses, record) as site:
+    with own_site(tmp_path / "home", houses, record, broker_url=broker.url) as site:
         specs = {"max_steps": 2, "epochs": 1}
         jobs = [submit(site.client, slow_spec(site.dataset, **specs)) for _ in range(100)]
         with redis.Redis.from_url(broker.url) as client:
@@ -134,7 +124,7 @@ def test_a_bad_network_to_the_broker_delays_a_job_and_no_more(
     assert address.port is not None
     with proxy_to(address.hostname, address.port) as proxy:
         url = broker.url.replace(f":{address.port}", f":{proxy.port}")
-        with site_on(url, tmp_path, houses, record) as site:
+        with own_site(tmp_path / "home", houses, record, broker_url=url) as site:
             site.service.start_worker()
             first = site.submit()  # opens the connections
             site.wait_until_under_way(first)

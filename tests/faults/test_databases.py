@@ -11,9 +11,9 @@ import httpx
 import psycopg
 import pytest
 
-from tests.faults.conftest import Houses
-from tests.faults.site import ROWS, Record, Site
-from tests.service import all_items, running, upload, wait_until
+from tests.faults.conftest import Houses, own_site
+from tests.faults.site import Record, Site
+from tests.service import all_items, wait_until
 
 pytestmark = pytest.mark.proof
 
@@ -78,26 +78,23 @@ def account_for(site: Site, callers: Callers) -> None:
 def test_while_sqlite_is_locked_callers_are_asked_to_come_again(
     tmp_path: Path, houses: Houses, record: Record, valkey_server: str
 ) -> None:
-    with running(tmp_path / "home", broker_url=valkey_server) as service:
-        service.start_api()
-        with service.client() as client:
-            site = Site(service, client, upload(client, ROWS), record, houses.weights_of)
-            service.start_worker()
-            job = site.submit()
-            site.wait_until_under_way(job)
-            with Callers(site) as callers:
-                wait_until(lambda: callers.accepted, 30)
-                holder = sqlite3.connect(service.home / "minimand.sqlite3", isolation_level=None, timeout=30)
-                holder.execute("BEGIN IMMEDIATE")
-                site.strike(lambda: time.sleep(LOCKED_SECONDS))
-                assert client.get(f"/v1/jobs/{job}").is_success, "readers do not wait for a writer"
-                holder.execute("ROLLBACK")
-                before = len(callers.accepted)
-                wait_until(lambda: len(callers.accepted) > before, 60)
-            assert callers.refused, "the lock was not felt"
-            account_for(site, callers)
-            assert holder.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            holder.close()
+    with own_site(tmp_path / "home", houses, record, broker_url=valkey_server) as site:
+        site.service.start_worker()
+        job = site.submit()
+        site.wait_until_under_way(job)
+        with Callers(site) as callers:
+            wait_until(lambda: callers.accepted, 30)
+            holder = sqlite3.connect(site.service.home / "minimand.sqlite3", isolation_level=None, timeout=30)
+            holder.execute("BEGIN IMMEDIATE")
+            site.strike(lambda: time.sleep(LOCKED_SECONDS))
+            assert site.client.get(f"/v1/jobs/{job}").is_success, "readers do not wait for a writer"
+            holder.execute("ROLLBACK")
+            before = len(callers.accepted)
+            wait_until(lambda: len(callers.accepted) > before, 60)
+        assert callers.refused, "the lock was not felt"
+        account_for(site, callers)
+        assert holder.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        holder.close()
 
 
 @pytest.fixture
@@ -123,21 +120,18 @@ def test_after_a_restart_of_postgresql_no_accepted_job_is_missing(
     tmp_path: Path, houses: Houses, record: Record, valkey_server: str, own_postgres: tuple[str, Callable[[], object]]
 ) -> None:
     url, restart = own_postgres
-    with running(tmp_path / "home", broker_url=valkey_server, database_url=url) as service:
-        service.start_api()
-        with service.client() as client:
-            site = Site(service, client, upload(client, ROWS), record, houses.weights_of)
-            service.start_worker()
-            job = site.submit()
-            site.wait_until_under_way(job)
-            with Callers(site) as callers:
-                wait_until(lambda: callers.accepted, 30)
-                for _ in range(3):
-                    restart()
-                    back_at, before = time.monotonic(), len(callers.accepted)
-                    wait_until(lambda before=before: len(callers.accepted) > before, 60)  # type: ignore[misc]
-                    record.recoveries.append(time.monotonic() - back_at)
-            account_for(site, callers)
-            with psycopg.connect(url.replace("+psycopg", "")) as connection:
-                for table in ("jobs", "events", "metrics", "checkpoints", "models"):
-                    connection.execute(f"SELECT count(*) FROM {table}")
+    with own_site(tmp_path / "home", houses, record, broker_url=valkey_server, database_url=url) as site:
+        site.service.start_worker()
+        job = site.submit()
+        site.wait_until_under_way(job)
+        with Callers(site) as callers:
+            wait_until(lambda: callers.accepted, 30)
+            for _ in range(3):
+                restart()
+                back_at, before = time.monotonic(), len(callers.accepted)
+                wait_until(lambda before=before: len(callers.accepted) > before, 60)  # type: ignore[misc]
+                record.recoveries.append(time.monotonic() - back_at)
+        account_for(site, callers)
+        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+            for table in ("jobs", "events", "metrics", "checkpoints", "models"):
+                connection.execute(f"SELECT count(*) FROM {table}")

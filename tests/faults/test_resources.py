@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.faults.conftest import Houses
+from tests.faults.conftest import Houses, own_site
 from tests.faults.site import ROWS, Record, Site
-from tests.service import PATIENCE_SECONDS, events_of, reasons_of, running, submit, tiny_spec, upload, wait_until
+from tests.service import PATIENCE_SECONDS, events_of, reasons_of, submit, tiny_spec, upload, wait_until
 
 pytestmark = pytest.mark.proof
 
@@ -48,10 +48,8 @@ def site_with_small(
     """An installation of which one folder is a small disk."""
     disk = SmallDisk(tmp_path / "home" / part, megabytes=64)
     try:
-        with running(tmp_path / "home", broker_url=broker) as service:
-            service.start_api()
-            with service.client() as client:
-                yield Site(service, client, upload(client, ROWS), record, houses.weights_of), disk
+        with own_site(tmp_path / "home", houses, record, broker_url=broker) as site:
+            yield site, disk
     finally:
         subprocess.run(["umount", "-l", str(disk.folder)], check=True)
 
