@@ -76,7 +76,8 @@ class Watch:
             try:
                 self._client.get("/healthz").raise_for_status()
                 reply = self._client.post("/v1/predictions", json=self._call).raise_for_status()
-                answers.add(json.dumps(reply.json()["results"]))
+                (result,) = reply.json()["results"]
+                answers.add(f"{result['label']} {result['score']:.4f}")
                 assert len(answers) == 1, answers
             except (httpx.HTTPError, AssertionError) as error:
                 self.failures.append(f"{time.time():.1f} {error!r}")

@@ -170,7 +170,6 @@ def test_a_running_job_is_paused_and_goes_on_without_a_step_twice(site: Site) ->
     assert site.client.post(f"/v1/jobs/{job}/pause").json()["status"] in ("pausing", "paused")
     site.service.wait_for_job(site.client, job, ["paused"])
     wait_until_gone({pid}, timeout_seconds=AT_ONCE_SECONDS)
-    assert site.service.run_directories() == []
     assert site.client.post(f"/v1/jobs/{job}/resume").json()["status"] == "queued"
     site.settle()
     assert site.record.repeated_steps == 0
