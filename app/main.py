@@ -60,7 +60,12 @@ def build_services(settings: Settings) -> Services:
             trainer_memory_bytes=settings.trainer_memory_bytes,
         ),
         models=models,
-        predictions=PredictionService(models, cache_size=settings.model_cache_size, threads=settings.inference_threads),
+        predictions=PredictionService(
+            models,
+            cache_size=settings.model_cache_size,
+            threads=settings.inference_threads,
+            max_waiting_texts=settings.max_waiting_texts,
+        ),
     )
 
 
