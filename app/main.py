@@ -110,6 +110,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     app.add_middleware(RequestIdMiddleware)  # added last, and so the outermost
     install_error_handlers(app)
     install_docs(app)
+    app.include_router(prediction_routes)  # first: routes are tried in their order, and this one is in a hurry
     app.include_router(health_routes)
     if role == "api":
         app.include_router(dataset_routes(settings))
@@ -118,5 +119,4 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         app.include_router(job_routes)
         app.include_router(comparison_routes)
         app.include_router(model_routes)
-    app.include_router(prediction_routes)
     return app
