@@ -75,6 +75,13 @@ class InvalidInputError(ServiceError):
     status = 422
 
 
+class TooManyRequestsError(ServiceError):
+    """More is asked for at once than is taken: ask again a little later."""
+
+    status = 429
+    type = "rate_limit_error"
+
+
 class UnavailableError(ServiceError):
     """Nothing is wrong with the request: ask again later."""
 

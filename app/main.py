@@ -60,7 +60,12 @@ def build_services(settings: Settings) -> Services:
             trainer_memory_bytes=settings.trainer_memory_bytes,
         ),
         models=models,
-        predictions=PredictionService(models, cache_size=settings.model_cache_size, threads=settings.inference_threads),
+        predictions=PredictionService(
+            models,
+            cache_size=settings.model_cache_size,
+            threads=settings.inference_threads,
+            max_waiting_texts=settings.max_waiting_texts,
+        ),
     )
 
 
@@ -105,6 +110,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     app.add_middleware(RequestIdMiddleware)  # added last, and so the outermost
     install_error_handlers(app)
     install_docs(app)
+    app.include_router(prediction_routes)  # first: routes are tried in their order, and this one is in a hurry
     app.include_router(health_routes)
     if role == "api":
         app.include_router(dataset_routes(settings))
@@ -113,5 +119,4 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         app.include_router(job_routes)
         app.include_router(comparison_routes)
         app.include_router(model_routes)
-    app.include_router(prediction_routes)
     return app

@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.predictions.schemas import MAX_TEXTS
+
 
 class Settings(BaseSettings):
     """Everything an operator may set. Sizes are in bytes and times in seconds, as the names say."""
@@ -77,6 +79,11 @@ class Settings(BaseSettings):
     trainer_nice: int = Field(10, ge=0, le=19, description="How far a trainer on shared cores steps back (nice).")
 
     model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")
+    max_waiting_texts: int = Field(
+        2048,
+        ge=MAX_TEXTS,
+        description="Texts that may wait for their model at one time; a call that would make it more gets a 429.",
+    )
     inference_threads: int = Field(0, ge=0, description="Threads of a forward pass; 0 takes every core.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or a JSON object a line.")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -19,6 +19,7 @@ from app.errors import (
     UnsupportedMediaTypeError,
 )
 from app.http.auth import authenticate_request
+from app.http.disconnect import ClientLeftError
 from ml.specs.errors import Problem, SpecError, explain
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OSError, _os_error)
+    app.add_exception_handler(ClientLeftError, _client_left)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -142,6 +144,10 @@ async def _os_error(_request: Request, error: Exception) -> JSONResponse:
             retry_after=60,
         )
     )
+
+
+async def _client_left(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)  # to nobody; the number is nginx's for this
 
 
 async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:

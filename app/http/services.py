@@ -34,7 +34,7 @@ class Services:
     predictions: "PredictionService"
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # async: the framework runs what is not in a thread
     services: Services = request.app.state.services
     return services
 

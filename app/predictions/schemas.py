@@ -66,9 +66,9 @@ class ValueResult(BaseModel):
 class Timings(BaseModel):
     """Where the time went, in milliseconds."""
 
-    queue: float
+    queue: float = Field(description="Waiting for the model, before and between its passes.")
     tokenize: float
-    inference: float
+    inference: float = Field(description="In passes through the model, which the texts of other calls may share.")
 
 
 class Prediction(BaseModel):

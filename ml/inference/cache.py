@@ -9,13 +9,14 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Generic, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import onnxruntime
 
 from ml.artifact.description import ONNX
 from ml.artifact.manifest import verify_folder
 from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.cost import PassCost
 
 Value = TypeVar("Value")
 
@@ -69,6 +70,7 @@ class ModelCache:
         self._models: OnceCache[OnnxClassifier] = OnceCache(size)
         # An encoder lives as long as a model that uses it.
         self._sessions: WeakValueDictionary[Path, onnxruntime.InferenceSession] = WeakValueDictionary()
+        self._costs: WeakKeyDictionary[onnxruntime.InferenceSession, PassCost] = WeakKeyDictionary()
         self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)  # one a file: loads don't queue up
 
     def get(self, model_id: str, folders: Callable[[], tuple[Path, Path]]) -> OnnxClassifier:
@@ -78,7 +80,11 @@ class ModelCache:
             artifact, runtime = folders()
             for folder in {artifact, runtime}:
                 verify_folder(folder)
-            return OnnxClassifier(artifact, runtime, self._session(runtime / ONNX))
+            session = self._session(runtime / ONNX)
+            classifier = OnnxClassifier(artifact, runtime, session)
+            # Measured once a session, by the first of its classifiers.
+            classifier.cost = self._costs[session] = self._costs.get(session) or classifier.cost
+            return classifier
 
         return self._models.get(model_id, load)
 

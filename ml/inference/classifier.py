@@ -4,6 +4,7 @@ A model that stores only its head runs over the session of its encoder, which ot
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tokenizers import Encoding
 
 from ml.artifact.description import HEAD, PROBE_TEXTS, read_description
 from ml.artifact.tokenizer import Text, load_tokenizer, tokenize
+from ml.inference.cost import PassCost, measure_cost
 
 Logits = NDArray[np.float32]
 
@@ -44,7 +46,7 @@ class OnnxClassifier:
         """
         self.description = read_description(folder)
         self.task = self.description.build_task()
-        self._session = session
+        self.session = session
         self._tokenizer = load_tokenizer(runtime, self.description.max_length)
         self._head = load_file(folder / HEAD) if self.description.head != "native" else None
         self._check_probe()
@@ -61,13 +63,19 @@ class OnnxClassifier:
         start = 0
         while start < len(order):
             rows = order[start : start + max(1, MAX_BATCH_TOKENS // int(lengths[order[start]]))]
-            answers.append(self._forward([encodings[row] for row in rows]))
+            answers.append(self.encode([encodings[row] for row in rows]))
             start += len(rows)
         result = np.concatenate(answers)
         result[order] = result.copy()
-        return result
+        return self.read(result)
 
-    def _forward(self, encodings: Sequence[Encoding]) -> Logits:
+    @cached_property
+    def cost(self) -> PassCost:
+        """What a pass through the session takes, measured with the probe texts when it is first asked for."""
+        return measure_cost(self.encode, self.tokenize(PROBE_TEXTS))
+
+    def encode(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
+        """What the session makes of them in one pass: the logits, or where it is an encoder its vectors (N, D)."""
         longest = max(len(encoding.ids) for encoding in encodings)
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         feeds = {}
@@ -77,12 +85,16 @@ class OnnxClassifier:
             for i, encoding in enumerate(encodings):
                 padded[i, : len(encoding.ids)] = getattr(encoding, columns[name])
             feeds[name] = padded
-        (answer,) = self._session.run(None, feeds)
-        if self._head is not None:
-            if self.description.head == "cosine":
-                answer = answer / np.maximum(np.linalg.norm(answer, axis=-1, keepdims=True), 1e-12)
-            answer = answer @ self._head["weight"].T + self._head["bias"]
-        return np.asarray(answer, np.float32)
+        (outputs,) = self.session.run(None, feeds)
+        return np.asarray(outputs, np.float32)
+
+    def read(self, outputs: NDArray[np.float32]) -> Logits:
+        """The logits (N, C) of what `encode` made, by this classifier's own head."""
+        if self._head is None:
+            return outputs
+        if self.description.head == "cosine":
+            outputs = outputs / np.maximum(np.linalg.norm(outputs, axis=-1, keepdims=True), 1e-12)
+        return np.asarray(outputs @ self._head["weight"].T + self._head["bias"], np.float32)
 
     def _check_probe(self) -> None:
         expected = np.array(self.description.probe.logits)

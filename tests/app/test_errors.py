@@ -110,5 +110,6 @@ def test_every_refusal_has_a_status_and_a_type_of_its_kind() -> None:
         "ConflictError": (409, "conflict_error"),
         "UnsupportedMediaTypeError": (415, "invalid_request_error"),
         "InvalidInputError": (422, "invalid_request_error"),
+        "TooManyRequestsError": (429, "rate_limit_error"),
         "UnavailableError": (503, "unavailable_error"),
     }

@@ -1,5 +1,7 @@
 """Predictions over HTTP: what cannot be classified is refused with its place, and a model answers while it exists."""
 
+import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,13 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.db.tables import ModelRow
 from app.ids import new_id
 from app.jobs import repository
+from app.predictions.schemas import Prediction
 from app.predictions.service import MEMORY_SECONDS
 from ml.inference.cache import ModelCache
+from ml.inference.classifier import OnnxClassifier
+from ml.inference.cost import PassCost
+from ml.inference.scheduler import Row
 from tests.service import AppHouse, error_of, submit, tickets, tiny_base, tiny_spec, upload
 from workers.runner import Runner
 from workers.spares import Spares
@@ -112,6 +119,7 @@ def test_a_prediction_says_what_it_is_and_how_long_it_took(house: House) -> None
     assert (body["object"], body["model"], body["id"][:5]) == ("prediction", house.model, "pred_")
     assert all(took >= 0 for took in body["timings_ms"].values())
     assert set(body["timings_ms"]) == {"queue", "tokenize", "inference"}
+    assert Prediction.model_validate(body, strict=True, extra="forbid").model_dump(exclude_none=True) == body
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
@@ -173,6 +181,94 @@ def test_a_body_that_is_no_request_is_refused(house: House, raw: str) -> None:
 
 def test_a_body_that_is_too_large_is_not_read(house: House) -> None:
     assert house.refuse(413, input=["x" * 10_000] * 200)["code"] == "body_too_large"
+
+
+# ------------------------------------------------------------------------------------------ many, and those who leave
+
+
+class Gate:
+    """A network whose pass lasts until it is opened."""
+
+    session, cost = "gate", PassCost(fixed=1, token=0, square=0)
+
+    def __init__(self) -> None:
+        self.has_begun, self.is_open = threading.Event(), threading.Event()
+
+    def encode(self, rows: Any, /) -> np.ndarray:
+        self.has_begun.set()
+        assert self.is_open.wait(60)
+        return np.zeros((len(rows), 1), np.float32)
+
+
+@contextlib.contextmanager
+def held_up(house: House, *, waiting: int = 0) -> Iterator[list[Row]]:
+    """While a pass runs that does not end, and so many rows wait. Gives those that wait at the end."""
+    gate, scheduler, left = Gate(), house.services.predictions._scheduler, list[Row]()
+    futures = [scheduler.submit(gate, ["running"])]
+    assert gate.has_begun.wait(10)
+    if waiting:
+        futures.append(scheduler.submit(gate, ["waiting"] * waiting))
+    try:
+        yield left
+        left += scheduler._waiting
+    finally:
+        gate.is_open.set()
+        for future in futures:
+            future.result(10)
+
+
+def test_texts_beyond_those_that_may_wait_are_refused_whole_and_told_when_to_come_again(house: House) -> None:
+    house.predict(TEXT)
+    with held_up(house, waiting=house.settings.max_waiting_texts - 1):
+        reply = house.client.post("/v1/predictions", json={"model": house.model, "input": [TEXT] * 2})
+    error = error_of(reply)
+    assert (reply.status_code, error["type"], error["code"]) == (429, "rate_limit_error", "too_many_waiting")
+    assert int(reply.headers["retry-after"]) >= 1
+    assert "2047 texts wait for their model, and at most 2048 may" in error["message"]
+    house.predict([TEXT] * 2)
+
+
+def test_texts_of_a_client_that_left_are_taken_back(house: House) -> None:
+    house.predict(TEXT)
+    scheduler = house.services.predictions._scheduler
+    body = json.dumps({"model": house.model, "input": TEXT}).encode()
+    headers = {"content-type": "application/json", "authorization": f"Bearer {house.secret}"}
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/v1/predictions",
+        "query_string": b"", "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }  # fmt: skip
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        while not scheduler._waiting:
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        """Nobody hears it."""
+
+    with held_up(house) as left:
+        asyncio.run(asyncio.wait_for(house.app(scope, receive, send), 30))
+    (row,) = left
+    assert row.request.future.cancelled()
+    house.predict(TEXT)
+
+
+def test_a_pass_that_fails_is_a_500_and_the_next_one_is_answered(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.predict(TEXT)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("the network failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxClassifier, "encode", fail)
+        assert house.refuse(500, input=TEXT)["code"] == "internal_error"
+    assert "the network failed" in caplog.text
+    house.predict(TEXT)
 
 
 # ------------------------------------------------------------------------------------------- models that come and go

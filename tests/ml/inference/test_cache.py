@@ -110,7 +110,7 @@ def test_heads_of_one_base_share_its_session_and_answer_for_themselves(
     base = exported_frozen.run.base
     first = cache.get("mdl_1", lambda: (exported_frozen.artifact, base))
     second = cache.get("mdl_2", lambda: (other_head.artifact, base))
-    assert first._session is second._session
+    assert first.session is second.session
     encodings = first.tokenize(["where is my parcel"])
     assert abs(first.logits(encodings) - second.logits(encodings)).max() > 0.01
 
@@ -121,7 +121,7 @@ def test_models_of_different_folders_have_sessions_of_their_own(
     cache = ModelCache(4, threads=1)
     full = cache.get("mdl_1", lambda: (exported_full.artifact, exported_full.runtime))
     frozen = cache.get("mdl_2", lambda: (exported_frozen.artifact, exported_frozen.runtime))
-    assert full._session is not frozen._session
+    assert full.session is not frozen.session
 
 
 def test_a_loaded_model_is_not_looked_for_again(exported_full: Exported) -> None:
@@ -139,7 +139,7 @@ def test_a_loaded_model_is_not_looked_for_again(exported_full: Exported) -> None
 def test_a_session_goes_with_the_last_model_that_used_it(exported_frozen: Exported, other_head: Exported) -> None:
     cache = ModelCache(4, threads=1)
     base = exported_frozen.run.base
-    session = weakref.ref(cache.get("mdl_1", lambda: (exported_frozen.artifact, base))._session)
+    session = weakref.ref(cache.get("mdl_1", lambda: (exported_frozen.artifact, base)).session)
     cache.get("mdl_2", lambda: (other_head.artifact, base))
     cache.drop("mdl_1")
     gc.collect()

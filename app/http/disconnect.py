@@ -1,0 +1,33 @@
+"""Work for a client that may leave: the framework lets a route run on then, and here the work is cancelled."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+Result = TypeVar("Result")
+
+
+class ClientLeftError(Exception):
+    """Nobody waits for the reply any more."""
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What the work gives; it is cancelled when the client leaves. The request's body must have been read."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_client_leaves(request))
+    watching.add_done_callback(lambda _: working.cancel())
+    try:
+        return await working
+    except asyncio.CancelledError:
+        if watching.done():
+            raise ClientLeftError from None
+        raise
+    finally:
+        watching.cancel()
+
+
+async def _client_leaves(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

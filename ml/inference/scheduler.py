@@ -1,0 +1,241 @@
+"""Which rows go through a network together, and the one thread that sends them. It knows no texts, heads or HTTP.
+
+Idle, a row goes at once; busy, rows gather while a pass runs. A pass takes the row whose turn it is and those nearest
+to it in length, as long as that costs less than passes of their own, within a budget (decision 0022).
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Hashable, Iterable, Sequence, Sized
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.inference.cost import PassCost
+
+log = logging.getLogger(__name__)
+
+Outputs = NDArray[np.float32]
+
+# A pass is no longer than this, so that the next caller need not wait longer for its turn; unless one row is.
+BUDGET_SECONDS = 0.025
+# Nor is it cut shorter than this many times its fixed cost: then a twentieth at most goes to what no row needs.
+BUDGET_OVER_FIXED = 20
+# A row that has waited longer goes before rows that are merely of a fitting length: ten full passes.
+LATE_SECONDS = 0.25
+
+
+class Network(Protocol):
+    """What rows go through."""
+
+    @property
+    def session(self) -> Hashable:
+        """Rows of networks with the same session may share a pass, through any of the networks."""
+
+    @property
+    def cost(self) -> PassCost:
+        """Of a pass through the session."""
+
+    def encode(self, rows: Sequence[Any], /) -> Outputs:
+        """(N, …), in the order given."""
+
+
+class FullError(Exception):
+    """More rows wait than may. waited: how long the first of them has, in seconds."""
+
+    def __init__(self, waiting: int, limit: int, waited: float) -> None:
+        super().__init__(f"{waiting} rows wait, of at most {limit}")
+        self.waiting, self.limit, self.waited = waiting, limit, waited
+
+
+class ClosedError(Exception):
+    """The scheduler takes no more rows, and has let go of those that waited."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A request's outputs, row by row, and where its time went: in passes that held rows of it, and waiting."""
+
+    outputs: Outputs
+    pass_seconds: float
+    queue_seconds: float
+
+
+@dataclass(eq=False)
+class Request:
+    """Rows that came together and are answered together."""
+
+    rows: int
+    arrived: float
+    future: "Future[Answer]" = field(default_factory=Future)
+    outputs: dict[int, Outputs] = field(default_factory=dict)  # by place
+    pass_seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Row:
+    """One row of a request, waiting.
+
+    turn: when it would have started had its request the machine to itself, in seconds of the clock. So the later rows
+    of a long list let others go first that came meanwhile.
+    """
+
+    network: Network
+    item: Sized
+    turn: float
+    request: Request
+    place: int
+
+    @property
+    def length(self) -> int:
+        """In tokens."""
+        return len(self.item)
+
+
+_turn = attrgetter("turn")
+
+
+def enqueue(network: Network, items: Sequence[Sized], now: float) -> list[Row]:
+    """The rows of a new request."""
+    request, turn, rows = Request(len(items), now), now, []
+    for place, item in enumerate(items):
+        rows.append(Row(network, item, turn, request, place))
+        turn += network.cost.seconds(1, len(item))
+    return rows
+
+
+def next_batch(waiting: Sequence[Row], now: float) -> list[Row]:
+    """The rows of the next pass, the first of them the one whose turn it is.
+
+    While a late row is left behind, only late rows ride along, in their turn; else the nearest in length do.
+    """
+    first = min(waiting, key=_turn)
+    mates = [row for row in waiting if row.network.session is first.network.session]
+    late = sorted((row for row in mates if row.turn < now - LATE_SECONDS), key=_turn)
+    batch = _fill([first], late)
+    if len(batch) >= len(late):
+        length = first.length
+        batch = _fill(batch, sorted(mates, key=lambda row: (abs(row.length - length), row.turn)))
+    return batch
+
+
+def _fill(batch: list[Row], candidates: Iterable[Row]) -> list[Row]:
+    """Those of the candidates that cost less here than alone, in their order, while the budget lasts."""
+    cost = batch[0].network.cost
+    budget = max(BUDGET_SECONDS, BUDGET_OVER_FIXED * cost.fixed)
+    batch, taken = list(batch), set(batch)
+    longest = max(row.length for row in batch)
+    seconds = cost.seconds(len(batch), longest)
+    for row in candidates:
+        if row in taken:
+            continue
+        if cost.seconds(len(batch) + 1, longest) > budget:
+            break
+        padded = max(longest, row.length)
+        grown = cost.seconds(len(batch) + 1, padded)
+        if grown <= min(budget, seconds + cost.seconds(1, row.length)):
+            batch.append(row)
+            longest, seconds = padded, grown
+    return batch
+
+
+class Scheduler:
+    """Takes requests from any thread, and runs their rows on one: onnxruntime uses every core by itself, so two passes
+    at once would only contend.
+    """
+
+    def __init__(self, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._waiting: list[Row] = []
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
+
+    def check_room(self, rows: int) -> None:
+        """Raise what `submit` would for so many rows now."""
+        with self._changed:
+            self._check_room(rows)
+
+    def submit(self, network: Network, items: Sequence[Sized]) -> "Future[Answer]":
+        """Queue a request, all of its rows or none. Who cancels the future before its end takes back what still waits.
+
+        Raises FullError when they are too many with those that wait, ClosedError after `close`.
+        """
+        rows = enqueue(network, items, time.perf_counter())
+        with self._changed:
+            self._check_room(len(rows))
+            self._waiting += rows
+            self._changed.notify()
+        return rows[0].request.future
+
+    def close(self) -> None:
+        """Let the running pass end; requests that are not answered by then fail with ClosedError."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _check_room(self, rows: int) -> None:
+        if self._is_closed:
+            raise ClosedError
+        if len(self._waiting) + rows > self._max_rows:
+            now = time.perf_counter()
+            waited = now - min(map(_turn, self._waiting), default=now)
+            raise FullError(len(self._waiting), self._max_rows, waited)
+
+    def _run(self) -> None:
+        while batch := self._take():
+            begun = time.perf_counter()
+            try:
+                outputs = batch[0].network.encode([row.item for row in batch])
+            except Exception as error:  # the model thread outlives what a network does
+                log.exception("a pass over %d rows failed", len(batch))
+                for request in {row.request for row in batch}:
+                    _end(request.future, error)
+            else:
+                _deliver(batch, outputs, begun)
+
+    def _take(self) -> list[Row]:
+        """The next pass's rows, once there are some; none once the scheduler is closed."""
+        with self._changed:
+            while True:
+                # A request that has ended while rows of it wait was cancelled, or failed in an earlier pass.
+                self._waiting = [row for row in self._waiting if not row.request.future.done()]
+                if self._is_closed:
+                    for request in {row.request for row in self._waiting}:
+                        _end(request.future, ClosedError())
+                    return []
+                if self._waiting:
+                    batch = next_batch(self._waiting, time.perf_counter())
+                    taken = set(batch)
+                    self._waiting = [row for row in self._waiting if row not in taken]
+                    return batch
+                self._changed.wait()
+
+
+def _deliver(batch: Sequence[Row], outputs: Outputs, begun: float) -> None:
+    """Give each row its output, and end the requests that have all of theirs."""
+    ended = time.perf_counter()
+    for row, output in zip(batch, outputs, strict=True):
+        row.request.outputs[row.place] = output
+    for request in {row.request for row in batch}:
+        request.pass_seconds += ended - begun
+        if len(request.outputs) == request.rows:
+            whole = np.stack([request.outputs[place] for place in range(request.rows)])
+            queue_seconds = ended - request.arrived - request.pass_seconds
+            _end(request.future, Answer(whole, request.pass_seconds, queue_seconds))
+
+
+def _end(future: "Future[Answer]", outcome: Answer | Exception) -> None:
+    with suppress(InvalidStateError):  # whoever asked has left
+        if isinstance(outcome, Answer):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
