@@ -148,7 +148,7 @@ def test_a_disk_that_fills_up_is_warned_of_and_leaves_nothing_half(
         patch.setattr(os, "fsync", full)
         assert is_right(bench.get())
     assert bench.entries() == []
-    assert "No space left" in bench.warnings[0]
+    assert "no room on the disk" in bench.warnings[0]
 
 
 def test_a_run_that_is_stopped_on_the_way_leaves_nothing(bench: Bench) -> None:
