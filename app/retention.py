@@ -51,6 +51,9 @@ class Removal:
     name: str  # key in the store, or path on this machine
     bytes: int
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.name}, {self.bytes} bytes"
+
 
 @dataclass
 class _Pile:
@@ -175,7 +178,7 @@ class Sweeper(Periodic):
             if time.time() - os.fstat(file.fileno()).st_mtime < SWEEP_SECONDS:
                 return
             for removed in self._retention.sweep():
-                log.info("removed %s: %s, %d bytes", removed.what, removed.name, removed.bytes)
+                log.info("removed %s", removed)
                 if self._stopping.is_set():
                     return
             os.utime(self._lock)

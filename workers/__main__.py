@@ -46,7 +46,7 @@ def main() -> int:
     slots.take_back()
     reconciler.run_once()
     for removed in retention.sweep_runs():
-        log.info("removed %s: %s, %d bytes", removed.what, removed.name, removed.bytes)
+        log.info("removed %s", removed)
     slots.start()
     reconciler.start()
     sweeper.start()

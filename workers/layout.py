@@ -17,6 +17,7 @@ from app.db.tables import CheckpointRow, JobRow, ModelRow
 from app.jobs import repository
 from app.jobs.setups import setup_of, teachers_in
 from app.models import repository as models
+from app.models.service import folders_of
 from app.settings import Settings
 from app.storage import FileStore
 from ml.artifact.manifest import DamagedFolderError, verify_folder
@@ -99,9 +100,7 @@ class Layout:
         """The folders of the models that the job's loss learns from, by id."""
         found: dict[str, tuple[str, str]] = {}
         for name in set(teachers_in(setup_of(job)).values()):
-            model = self._model(job, name)
-            artifact = self._store.local_path(model.folder)
-            runtime = self._store.local_path(model.base_folder) if model.base_folder else artifact
+            artifact, runtime = folders_of(self._store, self._model(job, name))
             found[name] = (str(artifact), str(runtime))
         return found
 

@@ -1,6 +1,5 @@
 """Every error leaves in one shape: {"error": {message, type, param, code}}. The only place that maps errors to HTTP."""
 
-import errno
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from app.errors import (
 )
 from app.http.auth import authenticate_request
 from app.http.disconnect import ClientLeftError
+from ml.artifact.manifest import is_disk_full
 from ml.specs.errors import Problem, SpecError, explain
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def http_error_reply(request: Request, error: HTTPException) -> JSONResponse:
 
 
 async def _os_error(_request: Request, error: Exception) -> JSONResponse:
-    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+    if not is_disk_full(error):
         raise error
     log.error("there is no room on the disk: %s", error)
     return error_reply(

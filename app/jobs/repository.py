@@ -38,6 +38,7 @@ from app.jobs.states import ENDED, LIVE, Cause, Wish
 Now = ColumnElement[float] | float
 
 _NEWEST_FIRST = (CheckpointRow.step.desc(), CheckpointRow.id.desc())
+_BEING_PUBLISHED = select(JobRow.checkpoint_id).where(JobRow.checkpoint_id.is_not(None), JobRow.status.in_(LIVE))
 
 SPEED_JOBS = 10  # so many trainings say how fast the next will be
 
@@ -453,8 +454,7 @@ def checkpoints_of_ended(session: Session, before: float) -> list[CheckpointRow]
     """What all jobs that ended before a time, in unix seconds, may forget. Job by job."""
     has_ended = (JobRow.status.in_(ENDED), JobRow.finished_at < before)
     query = select(CheckpointRow).join(JobRow, JobRow.id == CheckpointRow.job_id).where(*has_ended)
-    being_published = select(JobRow.checkpoint_id).where(JobRow.checkpoint_id.is_not(None), JobRow.status.in_(LIVE))
-    query = query.where(CheckpointRow.id.not_in(being_published))
+    query = query.where(CheckpointRow.id.not_in(_BEING_PUBLISHED))
     return list(session.scalars(query.order_by(CheckpointRow.job_id, *_NEWEST_FIRST)))
 
 
@@ -490,9 +490,7 @@ def forget_checkpoints(session: Session, job_id: str, *, keep: int) -> list[Chec
     query = select(CheckpointRow).where(CheckpointRow.job_id == job_id).order_by(*_NEWEST_FIRST)
     # Locked before we look who publishes: who began to since then waits, and finds them gone.
     rows = session.scalars(query.offset(keep).with_for_update()).all()
-    being_published = set(
-        session.scalars(select(JobRow.checkpoint_id).where(JobRow.parent_id == job_id, JobRow.status.in_(LIVE)))
-    )
+    being_published = set(session.scalars(_BEING_PUBLISHED.where(JobRow.parent_id == job_id)))
     old = [row for row in rows if row.id not in being_published]
     session.execute(delete(CheckpointRow).where(CheckpointRow.id.in_([row.id for row in old])))
     return old

@@ -46,9 +46,8 @@ class ModelService:
         self._store.discard(row.folder)
 
     def folders(self, row: ModelRow) -> tuple[Path, Path]:
-        """Where a model's artifact and its runtime (session and tokenizer) can be read on this machine."""
-        artifact = self._store.local_path(row.folder)
-        return artifact, artifact if row.base_folder is None else self._store.local_path(row.base_folder)
+        """See `folders_of`."""
+        return folders_of(self._store, row)
 
     def write_zip(self, row: ModelRow) -> Path:
         """A zip of the whole model in a temporary folder; the caller deletes that folder."""
@@ -66,3 +65,9 @@ def _found(row: ModelRow | None, model_id: str) -> ModelRow:
         hint = " That is a job's id: its model_id names the model." if model_id.startswith("job_") else ""
         raise NotFoundError(f"There is no model '{model_id}'.{hint}", code="model_not_found", param="/model")
     return row
+
+
+def folders_of(store: FileStore, row: ModelRow) -> tuple[Path, Path]:
+    """Where a model's artifact and its runtime (session and tokenizer) can be read on this machine."""
+    artifact = store.local_path(row.folder)
+    return artifact, artifact if row.base_folder is None else store.local_path(row.base_folder)

@@ -26,6 +26,12 @@ class DiskFullError(OSError):
     """A folder that could not be written because there was no room."""
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether something could not be written because there was no room."""
+    # safetensors has an error of its own, and only its words say what the kernel said.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
+
+
 @contextmanager
 def publish_folder(target: Path, kind: str, facts: Mapping[str, Any]) -> Iterator[Path]:
     """Give the block an empty folder to fill; then hash, flush, rename to `target`, and read it all back.
@@ -51,8 +57,7 @@ def publish_folder(target: Path, kind: str, facts: Mapping[str, Any]) -> Iterato
         flush(target.parent)
         verify_folder(target)
     except Exception as error:
-        # safetensors has an error of its own, and only its words say what the kernel said.
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error):
+        if is_disk_full(error):
             raise DiskFullError(errno.ENOSPC, f"there is no room on the disk for {kind} {target.name}") from error
         raise
     finally:

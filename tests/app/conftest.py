@@ -1,7 +1,10 @@
 """What the tests of rows share."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
 
+import fsspec
 import psycopg
 import pytest
 from sqlalchemy import make_url
@@ -26,3 +29,16 @@ def job_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     database = Database(url)
     yield database
     database.close()
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where a file store is: in a folder, and in memory through fsspec."""
+    if request.param == "folder":
+        yield str(tmp_path / "files")
+        return
+    root = f"/{uuid4().hex}"
+    yield f"memory:/{root}"
+    memory = fsspec.filesystem("memory")
+    if memory.exists(root):
+        memory.rm(root, recursive=True)

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
-import fsspec
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import event, select
@@ -87,21 +86,9 @@ class House(JobHouse):
             return session.query(CheckpointRow).count()
 
 
-@pytest.fixture(params=["folder", "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "folder":
-        yield str(tmp_path / "files")
-        return
-    root = f"/{uuid4().hex}"
-    yield f"memory:/{root}"
-    memory = fsspec.filesystem("memory")
-    if memory.exists(root):
-        memory.rm(root, recursive=True)
-
-
 @pytest.fixture
-def house(job_database: Database, url: str, tmp_path: Path) -> Iterator[House]:
-    house = House(job_database, url, tmp_path / "home")
+def house(job_database: Database, store_url: str, tmp_path: Path) -> Iterator[House]:
+    house = House(job_database, store_url, tmp_path / "home")
     yield house
     house.clear()
 
@@ -144,14 +131,14 @@ def test_what_a_row_names_never_goes(house: House) -> None:
     assert (house.keys(), house.checkpoints()) == (before, 1)
 
 
-def test_a_folder_is_as_old_as_its_newest_file(house: House, url: str) -> None:
-    if url.startswith("memory:"):
+def test_a_folder_is_as_old_as_its_newest_file(house: House, store_url: str) -> None:
+    if store_url.startswith("memory:"):
         pytest.skip("the times of files in memory cannot be set")
     house.put("bases/abc/model.onnx", "bases/abc/manifest.json")
     old = time.time() - 2 * DAY_SECONDS
-    os.utime(Path(url) / "bases/abc/model.onnx", (old, old))
+    os.utime(Path(store_url) / "bases/abc/model.onnx", (old, old))
     assert house.sweep() == []
-    os.utime(Path(url) / "bases/abc/manifest.json", (old, old))
+    os.utime(Path(store_url) / "bases/abc/manifest.json", (old, old))
     assert house.sweep() == ["bases/abc"]
 
 
@@ -275,19 +262,19 @@ def test_idempotency_keys_are_forgotten_after_a_day(house: House) -> None:
         assert session.get_one(DatasetRow, dataset).idempotency_key is None
 
 
-def test_folders_that_hold_nothing_go_when_they_are_old(house: House, url: str) -> None:
-    if url.startswith("memory:"):
+def test_folders_that_hold_nothing_go_when_they_are_old(house: House, store_url: str) -> None:
+    if store_url.startswith("memory:"):
         pytest.skip("an object store has no folders")
     house.put("jobs/job_1/1/artifact/manifest.json")
-    (Path(url) / "jobs/job_2/1/checkpoints").mkdir(parents=True)
+    (Path(store_url) / "jobs/job_2/1/checkpoints").mkdir(parents=True)
     house.later = DAY_SECONDS - 60
     house.sweep()
-    assert (Path(url) / "jobs/job_2").exists()
+    assert (Path(store_url) / "jobs/job_2").exists()
     house.later = 2 * DAY_SECONDS
     house.add_model("jobs/job_1/1/artifact")
     house.sweep()
-    assert [path.name for path in (Path(url) / "jobs").iterdir()] == ["job_1"]
-    assert (Path(url) / "jobs").exists()
+    assert [path.name for path in (Path(store_url) / "jobs").iterdir()] == ["job_1"]
+    assert (Path(store_url) / "jobs").exists()
 
 
 class TestSweeper:

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -13,21 +12,9 @@ import pytest
 from app.storage import CHUNK_BYTES, FileStore
 
 
-@pytest.fixture(params=["folder", "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "folder":
-        yield str(tmp_path / "files")
-        return
-    root = f"/{uuid4().hex}"
-    yield f"memory:/{root}"
-    memory = fsspec.filesystem("memory")
-    if memory.exists(root):
-        memory.rm(root, recursive=True)
-
-
 @pytest.fixture
-def store(url: str, tmp_path: Path) -> FileStore:
-    return FileStore(url, tmp_path / "cache")
+def store(store_url: str, tmp_path: Path) -> FileStore:
+    return FileStore(store_url, tmp_path / "cache")
 
 
 def _write(path: Path, content: bytes = b"content") -> Path:
@@ -80,12 +67,12 @@ def test_a_file_in_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert seen <= {long, short}
 
 
-def test_a_file_that_cannot_be_read_leaves_nothing_behind(store: FileStore, url: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_leaves_nothing_behind(store: FileStore, store_url: str, tmp_path: Path) -> None:
     with pytest.raises(OSError):
         store.put_file(tmp_path / "nowhere", "one.bin")
     assert not store.exists("one.bin")
-    if not _is_remote(url):
-        assert [path for path in Path(url).rglob("*") if path.is_file()] == []
+    if not _is_remote(store_url):
+        assert [path for path in Path(store_url).rglob("*") if path.is_file()] == []
 
 
 def test_a_folder_keeps_its_shape_and_its_manifest_goes_last(

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,28 +24,36 @@ def points(program: str) -> Any:
     return pytest.mark.parametrize("point", marked)
 
 
-@pytest.fixture
-def crash(houses: Houses, point: str) -> Iterator[Any]:
-    """Arms the point; what it returns waits until a process has died there."""
+class Crash:
+    """One point, and the file that arms it."""
 
-    def arm() -> None:
+    def __init__(self, file: Path, point: str) -> None:
+        self._file, self._point = file, point
+
+    def arm(self) -> None:
+        """Whoever comes by the point next dies there."""
         # In one step: a process that looks finds nothing or the whole name.
-        new = houses.crash_file.with_suffix(".new")
-        new.write_text(point)
-        new.replace(houses.crash_file)
+        new = self._file.with_suffix(".new")
+        new.write_text(self._point)
+        new.replace(self._file)
 
-    arm.file = houses.crash_file  # type: ignore[attr-defined]
-    yield arm
-    houses.crash_file.unlink(missing_ok=True)
+    def disarm(self) -> None:
+        self._file.unlink(missing_ok=True)
+
+    def has_come(self) -> bool:
+        return not self._file.exists()
 
 
-def wait_for_crash(site: Site, crash: Any) -> None:
-    wait_until(lambda: not crash.file.exists(), PATIENCE_SECONDS, site.service.log_of_all)
+@pytest.fixture
+def crash(houses: Houses, point: str) -> Iterator[Crash]:
+    crash = Crash(houses.crash_file, point)
+    yield crash
+    crash.disarm()
 
 
 @pytest.mark.row("the API crashes while it accepts, and is asked again", runs=2, kills_api=True)
 @points("api")
-def test_what_is_asked_twice_because_the_api_died_is_there_once(site: Site, crash: Any, point: str) -> None:
+def test_what_is_asked_twice_because_the_api_died_is_there_once(site: Site, crash: Crash, point: str) -> None:
     api = next(program for program in reversed(site.service.programs) if "api" in program.log.name)
     key = {"Idempotency-Key": f"{point}-{site.record.seed}"}
     is_upload = not point.startswith("job.")
@@ -56,7 +65,7 @@ def test_what_is_asked_twice_because_the_api_died_is_there_once(site: Site, cras
 
     path = "/v1/datasets" if is_upload else "/v1/jobs"
     before = {one["id"] for one in all_items(site.client, path)}
-    crash()
+    crash.arm()
     with pytest.raises(httpx.TransportError):
         ask()
     assert api.process.wait(PATIENCE_SECONDS) == -9
@@ -78,12 +87,12 @@ def test_what_is_asked_twice_because_the_api_died_is_there_once(site: Site, cras
 
 @pytest.mark.row("the worker crashes at each step of a run", runs=2)
 @points("worker")
-def test_a_run_whose_worker_died_is_finished_once_by_the_next(site: Site, crash: Any, point: str) -> None:
+def test_a_run_whose_worker_died_is_finished_once_by_the_next(site: Site, crash: Crash, point: str) -> None:
     first = site.service.start_worker()
-    crash()
+    crash.arm()
     job = site.submit("frozen" if point == "model.after_base" else "full")
     assert first.process.wait(PATIENCE_SECONDS) == -9
-    assert not crash.file.exists()
+    assert crash.has_come()
     wait_until_gone(site.service.trainers(), 10)
     site.strike(site.service.start_worker)
     site.settle(attempts=1)  # one that died before its first checkpoint has made no progress
@@ -95,13 +104,13 @@ def test_a_run_whose_worker_died_is_finished_once_by_the_next(site: Site, crash:
 
 @pytest.mark.row("the trainer crashes at each step of saving a folder", runs=1)
 @points("trainer")
-def test_a_folder_whose_writer_died_is_old_or_new_and_never_mixed(site: Site, crash: Any, point: str) -> None:
+def test_a_folder_whose_writer_died_is_old_or_new_and_never_mixed(site: Site, crash: Crash, point: str) -> None:
     if point.startswith("cache."):  # which an earlier job filled
         shutil.rmtree(site.service.home / "cache" / "training", ignore_errors=True)
     site.service.start_worker()
-    crash()
+    crash.arm()
     job = site.submit("frozen" if point.startswith("encoder.") else "full")
-    wait_for_crash(site, crash)
+    wait_until(crash.has_come, PATIENCE_SECONDS, site.service.log_of_all)
     site.settle(attempts=1)
     reasons = [reason for reason in reasons_of(events_of(site.client, job)) if reason != "resumed"]
     assert reasons == ["queued", "claimed", "requeued", "claimed", "succeeded"]
