@@ -13,9 +13,9 @@ from weakref import WeakValueDictionary
 
 import onnxruntime
 
-from ml.artifact.description import ONNX
+from ml.artifact.description import INT8
 from ml.artifact.manifest import verify_folder
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.classifier import OnnxClassifier, load_classifier, open_session
 
 Value = TypeVar("Value")
 
@@ -77,8 +77,8 @@ class ModelCache:
         def load() -> OnnxClassifier:
             artifact, runtime = folders()
             for folder in {artifact, runtime}:
-                verify_folder(folder)
-            return OnnxClassifier(artifact, runtime, self._session(runtime / ONNX))
+                verify_folder(folder, without=(INT8,))
+            return load_classifier(artifact, runtime, self._session)
 
         return self._models.get(model_id, load)
 
