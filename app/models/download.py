@@ -4,7 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
-from ml.artifact.description import DESCRIPTION, HEAD, ONNX, Description, read_description
+from ml.artifact.description import DESCRIPTION, HEAD, INT8, ONNX, Description, read_description
 from ml.artifact.join import join_head
 from ml.artifact.tokenizer import load_tokenizer
 
@@ -48,6 +48,12 @@ def _why_not(description: Description) -> str:
     return f"{reason} `model.safetensors` holds what was trained; the rest is as in {description.base_model}."
 
 
+def _served(description: Description) -> str:
+    if description.serving.format == "onnx-float32":
+        return ""
+    return f"`{INT8}` does so in int8, by onnxruntime's own operators; the service answered from it. "
+
+
 def _readme(description: Description) -> str:
     loading = (
         "`AutoModelForSequenceClassification.from_pretrained(folder)` loads it, with the same logits."
@@ -59,7 +65,7 @@ def _readme(description: Description) -> str:
     return (
         f"# A Minimand classifier\n\n{loading}\n\n"
         f"`{ONNX}` takes {takes} (int64, batch × length) and returns outputs (batch × {width}). "
-        f"`tokenizer.json` makes the ids; `{DESCRIPTION}` says the rest.\n\n"
+        f"{_served(description)}`tokenizer.json` makes the ids; `{DESCRIPTION}` says the rest.\n\n"
         f"Divide the outputs by {description.task.temperature:g}, as fitted on the validation part, before you "
         f"read them.\n\nTask: {description.task.type}. Outputs are read as `{description.task.reading}`. "
         f"Labels, in order: {json.dumps(description.task.labels, ensure_ascii=False)}\n"

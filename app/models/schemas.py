@@ -5,14 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.db.tables import ModelRow
-from ml.artifact.description import Source
-
-
-class Serving(BaseModel):
-    """How a model is served."""
-
-    format: str = Field(description="onnx-float32; other formats may come.")
-    reason: str
+from ml.artifact.description import EARLIER, Serving, Source
 
 
 class ModelBody(BaseModel):
@@ -47,7 +40,7 @@ class ModelBody(BaseModel):
             base_model=description["base_model"],
             loss=description["spec"]["loss"],
             metrics=description["metrics"],
-            serving=Serving(format="onnx-float32", reason="float32 is the format this model was exported in"),
+            serving=description.get("serving", EARLIER),
             bytes=row.bytes,
             created_at=row.created_at,
             metadata=row.extra,
@@ -61,8 +54,15 @@ class ModelReport(BaseModel):
     object: Literal["model.report"] = "model.report"
     metrics: dict[str, dict[str, float]]
     report: dict[str, Any] = Field(description="Figures by label, confusion, reliability, as the task has them.")
+    serving: Serving
 
     @classmethod
     def of(cls, row: ModelRow) -> "ModelReport":
         """The report of a row."""
-        return cls(id=row.id, metrics=row.description["metrics"], report=row.description["report"])
+        description = row.description
+        return cls(
+            id=row.id,
+            metrics=description["metrics"],
+            report=description["report"],
+            serving=description.get("serving", EARLIER),
+        )

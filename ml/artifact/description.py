@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from ml.tasks.agreement import Agreement
 from ml.tasks.base import Task
 from ml.tasks.build import TaskState, build_task
 
 DESCRIPTION = "minimand.json"
-ONNX, HEAD = "model.onnx", "head.safetensors"
+ONNX, INT8, HEAD = "model.onnx", "model.int8.onnx", "head.safetensors"
 
 # Fixed texts, of no user, that every artifact carries its answers to: lengths and scripts vary.
 PROBE_TEXTS = (
@@ -28,6 +29,18 @@ class Probe(BaseModel):
 
     logits: list[list[float]]
     tolerance: float  # the largest difference a loaded model may show
+
+
+class Serving(BaseModel):
+    """How a model is served, and why so."""
+
+    format: Literal["onnx-float32", "onnx-int8"] = Field(description="In both, an answer doesn't depend on its batch.")
+    reason: str
+    agreement: Agreement | None = Field(default=None, description="Of int8 with float32, where they were compared.")
+    float32_layers: list[str] = Field(default=[], description="Layers that int8 leaves in float32.")
+
+
+EARLIER = Serving(format="onnx-float32", reason="it was exported in float32 alone")  # before there was int8
 
 
 class Source(BaseModel):
@@ -62,6 +75,8 @@ class Description(BaseModel):
     train_rows: int
     versions: dict[str, str]
     probe: Probe
+    int8_probe: list[list[float]] | None = None  # the int8 file's own answers to PROBE_TEXTS
+    serving: Serving = EARLIER
 
     def build_task(self) -> Task:
         """The task, which decodes outputs."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,17 +78,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify_folder(folder: Path) -> dict[str, Any]:
-    """Check every file of a published folder against its manifest, and return the manifest."""
+def verify_folder(folder: Path, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """Check every file of a published folder against its manifest, and return the manifest.
+
+    without: files that whoever calls can do without, and checks by `verify_file` before it reads them.
+    """
     manifest = read_manifest(folder)
-    for name, expected in manifest["files"].items():
-        try:
-            found = _describe(folder / name, flush=False)
-        except OSError as error:
-            raise DamagedFolderError(f"{folder.name}/{name} cannot be read: {error}") from error
-        if found != expected:
-            raise DamagedFolderError(f"{folder.name}/{name} is not what was written: {found} instead of {expected}")
+    for name in manifest["files"]:
+        if name not in without:
+            verify_file(folder, name, manifest)
     return manifest
+
+
+def verify_file(folder: Path, name: str, manifest: dict[str, Any]) -> None:
+    """Check one file against its folder's manifest."""
+    expected = manifest["files"].get(name)
+    try:
+        found = _describe(folder / name, flush=False)
+    except OSError as error:
+        raise DamagedFolderError(f"{folder.name}/{name} cannot be read: {error}") from error
+    if found != expected:
+        raise DamagedFolderError(f"{folder.name}/{name} is not what was written: {found} instead of {expected}")
 
 
 def folder_bytes(manifest: dict[str, Any]) -> int:

@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import onnxruntime
 
-from ml.artifact.description import ONNX
+from ml.artifact.description import INT8
 from ml.artifact.manifest import verify_folder
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.classifier import OnnxClassifier, load_classifier, open_session
 from ml.inference.cost import PassCost
 
 Value = TypeVar("Value")
@@ -79,9 +79,9 @@ class ModelCache:
         def load() -> OnnxClassifier:
             artifact, runtime = folders()
             for folder in {artifact, runtime}:
-                verify_folder(folder)
-            session = self._session(runtime / ONNX)
-            classifier = OnnxClassifier(artifact, runtime, session)
+                verify_folder(folder, without=(INT8,))
+            classifier = load_classifier(artifact, runtime, self._session)
+            session = classifier.session
             # Measured once a session, by the first of its classifiers.
             classifier.cost = self._costs[session] = self._costs.get(session) or classifier.cost
             return classifier

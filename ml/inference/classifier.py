@@ -3,7 +3,8 @@
 A model that stores only its head runs over the session of its encoder, which others may share.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,14 +14,20 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Encoding
 
-from ml.artifact.description import HEAD, PROBE_TEXTS, read_description
+from ml.artifact.description import HEAD, INT8, ONNX, PROBE_TEXTS, read_description
+from ml.artifact.manifest import DamagedFolderError, read_manifest, verify_file
 from ml.artifact.tokenizer import Text, load_tokenizer, tokenize
 from ml.inference.cost import PassCost, measure_cost
+from ml.tasks.agreement import score_moves
+
+log = logging.getLogger(__name__)
 
 Logits = NDArray[np.float32]
 
 # Padded tokens of one forward pass: larger ones gain no speed on a CPU and hold up the next caller.
 MAX_BATCH_TOKENS = 4096
+# What a score of an int8 file may move by between the machine it was made on and this one.
+INT8_TOLERANCE = 0.02
 
 
 class WrongAnswersError(Exception):
@@ -35,21 +42,43 @@ def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
+def load_classifier(
+    folder: Path, runtime: Path, open_file: Callable[[Path], onnxruntime.InferenceSession]
+) -> "OnnxClassifier":
+    """A model in the format it is to be served in; in float32 where its int8 file is damaged or answers wrongly.
+
+    folder, runtime: see `OnnxClassifier`. Raises WrongAnswersError as it does.
+    """
+    if read_description(folder).serving.format == "onnx-int8":
+        try:
+            verify_file(folder, INT8, read_manifest(folder))
+            return OnnxClassifier(folder, runtime, open_file(folder / INT8), is_int8=True)
+        except (DamagedFolderError, WrongAnswersError) as error:
+            log.warning("%s is served in float32: %s", folder, error)
+    return OnnxClassifier(folder, runtime, open_file(runtime / ONNX))
+
+
 class OnnxClassifier:
     """One model, ready to answer."""
 
-    def __init__(self, folder: Path, runtime: Path, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self, folder: Path, runtime: Path, session: onnxruntime.InferenceSession, *, is_int8: bool = False
+    ) -> None:
         """folder: the artifact. runtime: the folder that `session` and the tokenizer come from: the artifact's own,
-        or its base's where it stores only a head.
+        or its base's where it stores only a head. is_int8: of what file the session is.
 
-        Raises WrongAnswersError when the answers to the probe texts differ from the trained network's.
+        Raises WrongAnswersError when the answers to the probe texts differ from the trained network's, or from the int8
+        file's own where it was made.
         """
         self.description = read_description(folder)
         self.task = self.description.build_task()
         self.session = session
         self._tokenizer = load_tokenizer(runtime, self.description.max_length)
         self._head = load_file(folder / HEAD) if self.description.head != "native" else None
-        self._check_probe()
+        if is_int8:
+            self._check_int8_probe()
+        else:
+            self._check_probe()
 
     def tokenize(self, texts: Sequence[Text]) -> list[Encoding]:
         """One encoding a text."""
@@ -103,4 +132,13 @@ class OnnxClassifier:
             raise WrongAnswersError(
                 f"the loaded model's logits differ from the trained one's by {worst:.2g} on the probe texts; "
                 f"at most {self.description.probe.tolerance:g} is served"
+            )
+
+    def _check_int8_probe(self) -> None:
+        expected = np.array(self.description.int8_probe)
+        worst = float(score_moves(self.task, expected, self.logits(self.tokenize(PROBE_TEXTS))).max())
+        if not worst <= INT8_TOLERANCE:
+            raise WrongAnswersError(
+                f"the int8 file's scores for the probe texts differ by {worst:.2g} from what they were where it was "
+                f"made; at most {INT8_TOLERANCE:g} is served"
             )

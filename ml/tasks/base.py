@@ -43,6 +43,15 @@ class Task(ABC):
     def evaluate(self, outputs: Array, targets: Targets) -> dict[str, float]:
         """Metrics of outputs (N, H) against encoded targets."""
 
+    @property
+    @abstractmethod
+    def has_probabilities(self) -> bool:
+        """Whether scores are probabilities."""
+
+    @abstractmethod
+    def scores(self, outputs: Array) -> NDArray[np.float64]:
+        """What outputs (N, H) are answered from, (N, S): every label's score, calibrated, or the value."""
+
     @abstractmethod
     def answers(self, outputs: Array) -> Targets:
         """What outputs (N, H) answer, without how surely: it means the same whatever was fitted. As `truth`."""

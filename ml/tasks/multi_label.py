@@ -28,6 +28,11 @@ class MultiLabelTask(Task):
         """Outputs of the head."""
         return self.reading.width
 
+    @property
+    def has_probabilities(self) -> bool:
+        """σ(z), so that a score lies between 0 and 1 even where the loss makes no probability of it."""
+        return True
+
     def encode(self, cells: Sequence[str]) -> Targets:
         """JSON lists of names to (N, L)."""
         index = {label: i for i, label in enumerate(self.labels)}

@@ -25,6 +25,15 @@ class RegressionTask(Task):
         """Outputs of the head."""
         return self.reading.width
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Values are none."""
+        return False
+
+    def scores(self, outputs: Array) -> NDArray[np.float64]:
+        """The value (N, 1), in the target's own units."""
+        return self.answers(outputs)[:, None]
+
     def encode(self, cells: Sequence[str]) -> Targets:
         """Numbers as text to standardised numbers."""
         values = np.array([float(cell) for cell in cells], np.float64)

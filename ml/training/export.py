@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, Description, Probe, Source, write_description
+from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, Description, Probe, Serving, Source, write_description
 from ml.artifact.manifest import publish_folder
 from ml.artifact.tokenizer import load_tokenizer
 from ml.data.tokens import TokenTable
@@ -27,6 +27,7 @@ from ml.training.checkpoint import WEIGHTS, contiguous, trainable_state
 from ml.training.errors import ExportError
 from ml.training.fit import Fitted
 from ml.training.prepare import Prepared
+from ml.training.quantize import TEXTS, write_served_format
 from ml.training.run import RunDirectory
 
 # float32 logits of the served file are within this of the trained network's; of large logits, this share.
@@ -49,8 +50,11 @@ def export_artifact(
     fitted: Fitted,
     dataset_sha256: str | None,
     source: Source | None = None,
+    int8_texts: int = TEXTS,
 ) -> None:
     """Write RUN_DIR/artifact (and RUN_DIR/base for a frozen run) and check its answers against the network's.
+
+    int8_texts: the rows of the dataset that decide whether int8 is served; with fewer it is float32.
 
     Raises ExportError when onnxruntime answers differently.
     """
@@ -87,6 +91,7 @@ def export_artifact(
         if isinstance(network, FeatureHead):
             save_file(_head_tensors(network.head), folder / HEAD)
             _check_answers(folder, run.base)
+            described.serving = Serving(format="onnx-float32", reason="its encoder is shared with other models")
         else:
             if is_plain:
                 network.model.save_pretrained(folder)
@@ -95,6 +100,11 @@ def export_artifact(
             _copy_tokenizer(prepared.base, folder, prepared.spec.training.max_length)
             _write_onnx(network, probe, folder / ONNX)
             _check_answers(folder, folder)
+            described.serving, described.int8_probe = write_served_format(
+                folder, prepared, fitted.task, probe, int8_texts
+            )
+        write_description(folder, described)
+    run.tell("message", f"served as {described.serving.format}: {described.serving.reason}")
 
 
 def _head_tensors(head: nn.Module) -> dict[str, Tensor]:

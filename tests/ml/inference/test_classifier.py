@@ -1,18 +1,25 @@
 """Answers in the order given, whoever else is in the batch; and no answers from a model that gives wrong ones."""
 
 import json
+import logging
 import random
 import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ml.artifact.description import DESCRIPTION, HEAD, ONNX, read_description
+from ml.artifact.description import DESCRIPTION, HEAD, INT8, ONNX, read_description
+from ml.artifact.manifest import verify_folder
 from ml.evaluation.scores import softmax
-from ml.inference.classifier import MAX_BATCH_TOKENS, OnnxClassifier, WrongAnswersError, open_session
+from ml.inference.cache import ModelCache
+from ml.inference.classifier import MAX_BATCH_TOKENS, OnnxClassifier, WrongAnswersError, load_classifier, open_session
+from ml.training.export import export_artifact
+from ml.training.run import RunDirectory
 from tests.ml.conftest import Exported
+from tests.ml.runs import flip_a_bit
 from tests.tiny_base import LABEL_WORDS, learnable_rows
 
 # Of very different lengths, some cut at the maximum, one of them blank.
@@ -99,3 +106,72 @@ def test_another_models_file_is_refused(exported_full: Exported, exported_frozen
     save_file({"weight": head["weight"][::-1].copy(), "bias": head["bias"]}, copy / HEAD)
     with pytest.raises(WrongAnswersError):
         load(exported_frozen, copy)
+
+
+# ----------------------------------------------------------------------------------------------------------------- int8
+
+
+@pytest.fixture(scope="module")
+def int8_artifact(exported_full: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, of so many texts that int8 may be served."""
+    run = RunDirectory(tmp_path_factory.mktemp("int8"))
+    export_artifact(run, exported_full.prepared, exported_full.fitted, dataset_sha256=None, int8_texts=60)
+    return run.artifact
+
+
+def serve(folder: Path) -> tuple[OnnxClassifier, list[str]]:
+    """The classifier, and the files that were opened for it."""
+    opened: list[str] = []
+
+    def open_file(file: Path) -> onnxruntime.InferenceSession:
+        opened.append(file.name)
+        return open_session(file, 1)
+
+    return load_classifier(folder, folder, open_file), opened
+
+
+def test_a_model_is_served_from_the_file_its_description_names(int8_artifact: Path, exported_full: Exported) -> None:
+    assert read_description(int8_artifact).serving.format == "onnx-int8"
+    assert INT8 in verify_folder(int8_artifact)["files"]
+    assert serve(int8_artifact)[1] == [INT8]
+    assert serve(exported_full.artifact)[1] == [ONNX]
+
+
+def test_a_damaged_int8_file_is_left_and_float32_served(
+    int8_artifact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = Path(shutil.copytree(int8_artifact, tmp_path / "copy"))
+    flip_a_bit(copy / INT8)
+    with caplog.at_level(logging.WARNING):
+        assert serve(copy)[1] == [ONNX]
+    assert "is served in float32" in caplog.text
+    cached = ModelCache(1, threads=1).get("mdl_1", lambda: (copy, copy))
+    assert cached.logits(cached.tokenize(["hello"])).shape == (1, 3)
+    (copy / INT8).unlink()
+    assert serve(copy)[1] == [ONNX]
+
+
+@pytest.mark.parametrize(("moved", "files"), [(0.01, [INT8]), (2.0, [INT8, ONNX]), (float("nan"), [INT8, ONNX])])
+def test_an_int8_file_that_answers_otherwise_here_than_where_it_was_made_is_left(
+    int8_artifact: Path, tmp_path: Path, moved: float, files: list[str]
+) -> None:
+    copy = Path(shutil.copytree(int8_artifact, tmp_path / "copy"))
+    described = json.loads((copy / DESCRIPTION).read_text())
+    described["int8_probe"][3][1] += moved
+    (copy / DESCRIPTION).write_text(json.dumps(described))
+    classifier, opened = serve(copy)
+    assert opened == files
+    exact = OnnxClassifier(copy, copy, open_session(copy / ONNX, 1))
+    encodings = classifier.tokenize(TEXTS)
+    is_exact = np.array_equal(classifier.logits(encodings), exact.logits(encodings))
+    assert is_exact == (files[-1] == ONNX)
+
+
+def test_float32_that_answers_wrongly_is_refused_even_behind_an_int8_file(int8_artifact: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(int8_artifact, tmp_path / "copy"))
+    described = json.loads((copy / DESCRIPTION).read_text())
+    described["int8_probe"][0][0] += 5
+    described["probe"]["logits"][0][0] += 5
+    (copy / DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(WrongAnswersError, match="probe texts"):
+        serve(copy)

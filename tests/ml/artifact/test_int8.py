@@ -1,0 +1,146 @@
+"""int8 answers nearly as float32 does, and the same whoever shares the batch; what onnxruntime offers does not."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from ml.artifact.description import ONNX
+from ml.artifact.int8 import Product, read_products, round_rows, write_int8
+from ml.evaluation.scores import softmax
+from ml.inference.classifier import OnnxClassifier, open_session
+from tests.ml.conftest import Exported
+from tests.tiny_base import learnable_rows
+
+# Some short, some long, and one whose tokens are unlike all others.
+TEXTS = [*(text for text, _ in learnable_rows(40, seed=2)), "", "ok", "money back " * 40, "? ! - ' . ," * 5, "9 x q z"]
+
+
+@pytest.fixture(scope="module")
+def int8_file(exported_full: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("int8") / "model.int8.onnx"
+    write_int8(exported_full.artifact / ONNX, file, kept=())
+    return file
+
+
+@pytest.fixture(scope="module")
+def per_tensor_file(exported_full: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As onnxruntime's own quantisation makes it: one scale for a whole batch's activations."""
+    file = tmp_path_factory.mktemp("per-tensor") / "model.onnx"
+    quantize_dynamic(exported_full.artifact / ONNX, file, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"])
+    return file
+
+
+def answers_by(exported: Exported, file: Path) -> Callable[[list[str]], np.ndarray]:
+    """Probabilities of texts that share a batch."""
+    plain = OnnxClassifier(exported.artifact, exported.artifact, open_session(exported.artifact / ONNX, 1))
+    plain.session = open_session(file, 1)
+    return lambda texts: softmax(plain.logits(plain.tokenize(texts)))
+
+
+def largest_move(answer: Callable[[list[str]], np.ndarray]) -> float:
+    """How far a probability goes from what it is alone, over 20 random batches."""
+    alone = {text: answer([text])[0] for text in TEXTS}
+    chance = random.Random(4)
+    worst = 0.0
+    for _ in range(20):
+        company = chance.sample(TEXTS, k=chance.randint(2, len(TEXTS)))
+        for text, together in zip(company, answer(company), strict=True):
+            worst = max(worst, float(np.abs(together - alone[text]).max()))
+    return worst
+
+
+def test_an_int8_answer_does_not_depend_on_who_shares_the_batch(exported_full: Exported, int8_file: Path) -> None:
+    assert largest_move(answers_by(exported_full, int8_file)) < 1e-3
+
+
+def test_an_answer_of_one_scale_a_batch_does(exported_full: Exported, per_tensor_file: Path) -> None:
+    assert largest_move(answers_by(exported_full, per_tensor_file)) > 5e-3
+
+
+def test_int8_answers_nearly_as_float32_does(exported_full: Exported, int8_file: Path) -> None:
+    exact = answers_by(exported_full, exported_full.artifact / ONNX)(TEXTS)
+    moves = np.abs(answers_by(exported_full, int8_file)(TEXTS) - exact).max(-1)
+    assert 0 < moves.mean() < 0.01
+
+
+def test_no_optimizer_of_onnxruntime_changes_what_the_int8_file_answers(int8_file: Path) -> None:
+    plain = onnxruntime.SessionOptions()
+    plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(int8_file), plain, providers=["CPUExecutionProvider"])
+    feeds = {given.name: np.arange(12).reshape(3, 4) % 2 + 5 for given in session.get_inputs()[:1]}
+    feeds |= {given.name: np.ones((3, 4), np.int64) for given in session.get_inputs()[1:2]}
+    feeds |= {given.name: np.zeros((3, 4), np.int64) for given in session.get_inputs()[2:]}
+    (optimised,) = open_session(int8_file, 1).run(None, feeds)
+    np.testing.assert_allclose(optimised, session.run(None, feeds)[0], rtol=0, atol=1e-4)
+
+
+def test_kept_products_stay_as_they_are(exported_full: Exported, tmp_path: Path) -> None:
+    source = exported_full.artifact / ONNX
+    names = [product.name for product in read_products(source)]
+    assert len(names) == len(set(names)) == 12  # two layers of six
+    write_int8(source, tmp_path / "some.onnx", kept=names[:5])
+    assert [product.name for product in read_products(tmp_path / "some.onnx")] == names[:5]
+    counts = [node.op_type for node in onnx.load(str(tmp_path / "some.onnx")).graph.node].count("MatMulIntegerToFloat")
+    assert counts == 7
+    write_int8(source, tmp_path / "none.onnx", kept=names)
+    feeds = {name: np.ones((2, 3), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    for expected, answer in zip(
+        open_session(source, 1).run(None, feeds), open_session(tmp_path / "none.onnx", 1).run(None, feeds), strict=True
+    ):
+        assert np.array_equal(expected, answer)
+
+
+def test_a_row_is_rounded_to_its_own_largest() -> None:
+    rounded, scales = round_rows(np.array([[1.0, -2.0, 0.004], [0, 0, 0], [50, 100, 0]], np.float32))
+    assert rounded.tolist() == [[64, -127, 0], [0, 0, 0], [64, 127, 0]]
+    assert scales[[0, 2]] * 127 == pytest.approx([2, 100])
+
+
+def test_the_rounding_error_grows_where_one_column_dwarfs_the_others() -> None:
+    chance = np.random.default_rng(0)
+    product = Product("layer", "x", chance.normal(size=(16, 8)).astype(np.float32))
+    even = chance.normal(size=(20, 16)).astype(np.float32)
+    dwarfed = even.copy()
+    dwarfed[:, 3] *= 1000
+    weight = product.weight.copy()
+    weight[3] = 0  # what dwarfs the others doesn't show in the product
+    assert product.rounding_error(even) < 0.02
+    assert Product("layer", "x", weight).rounding_error(dwarfed) > 0.5
+
+
+def test_onnxruntime_still_fuses_standard_operators_with_a_scale_a_token_into_wrong_answers(tmp_path: Path) -> None:
+    """Why the file holds onnxruntime's own operator; should this fail one day, the standard ones would do."""
+    weight = np.eye(4, dtype=np.int8)
+    nodes = [
+        helper.make_node("MatMulInteger", ["x", "weight", "zero_point"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["scale", "columns"], ["scales"]),
+        helper.make_node("Mul", ["floats", "scales"], ["products"]),
+        helper.make_node("Add", ["products", "bias"], ["y"]),
+    ]
+    constants = {"weight": weight, "zero_point": np.uint8(128), "columns": np.ones(4, np.float32)}
+    constants["bias"] = np.full(4, 100, np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "scaled",
+        [
+            helper.make_tensor_value_info("x", TensorProto.UINT8, ["rows", 4]),
+            helper.make_tensor_value_info("scale", TensorProto.FLOAT, ["rows", 1]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 4])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    file = tmp_path / "scaled.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(file))
+    feeds = {"x": np.full((2, 4), 129, np.uint8), "scale": np.array([[1.0], [5.0]], np.float32)}
+    careful = onnxruntime.InferenceSession(str(file), disabled_optimizers=["MatMulIntegerToFloatFusion"])
+    np.testing.assert_array_equal(careful.run(None, feeds)[0], [[101] * 4, [105] * 4])
+    (wrong,) = open_session(file, 1).run(None, feeds)
+    np.testing.assert_array_equal(wrong, [[101] * 4, [505] * 4])  # the bias was scaled as well
