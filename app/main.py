@@ -32,6 +32,7 @@ from app.queue import JobQueue
 from app.retention import Retention, Sweeper
 from app.settings import Settings
 from app.storage import FileStore
+from ml.cores import usable_cores
 
 
 def build_services(settings: Settings) -> Services:
@@ -63,7 +64,7 @@ def build_services(settings: Settings) -> Services:
         predictions=PredictionService(
             models,
             cache_size=settings.model_cache_size,
-            threads=settings.inference_threads,
+            threads=settings.inference_threads or usable_cores(),
             max_waiting_texts=settings.max_waiting_texts,
         ),
     )

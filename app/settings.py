@@ -84,7 +84,9 @@ class Settings(BaseSettings):
         ge=MAX_TEXTS,
         description="Texts that may wait for their model at one time; a call that would make it more gets a 429.",
     )
-    inference_threads: int = Field(0, ge=0, description="Threads of a forward pass; 0 takes every core.")
+    inference_threads: int = Field(
+        0, ge=0, description="Passes through models at one time, or threads of one that is alone; 0: one a core."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or a JSON object a line.")
 

@@ -31,7 +31,7 @@ class PredictionService:
         self._models = models
         self._cache = ModelCache(cache_size, threads)
         self._known: dict[tuple[str, str], float] = {}
-        self._scheduler = Scheduler(max_waiting_texts)
+        self._scheduler = Scheduler(max_waiting_texts, threads)
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> dict[str, Any]:
         """Answer a request: see `Prediction`. Cancelled, it takes back the texts that still wait."""

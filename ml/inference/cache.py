@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-import onnxruntime
-
 from ml.artifact.description import INT8
 from ml.artifact.manifest import verify_folder
-from ml.inference.classifier import OnnxClassifier, load_classifier, open_session
+from ml.inference.backends import Backend, OnnxBackend
+from ml.inference.classifier import OnnxClassifier, load_classifier
 from ml.inference.cost import PassCost
 
 Value = TypeVar("Value")
@@ -69,8 +68,8 @@ class ModelCache:
         self._threads = threads
         self._models: OnceCache[OnnxClassifier] = OnceCache(size)
         # An encoder lives as long as a model that uses it.
-        self._sessions: WeakValueDictionary[Path, onnxruntime.InferenceSession] = WeakValueDictionary()
-        self._costs: WeakKeyDictionary[onnxruntime.InferenceSession, PassCost] = WeakKeyDictionary()
+        self._sessions: WeakValueDictionary[Path, Backend] = WeakValueDictionary()
+        self._costs: WeakKeyDictionary[Backend, PassCost] = WeakKeyDictionary()
         self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)  # one a file: loads don't queue up
 
     def get(self, model_id: str, folders: Callable[[], tuple[Path, Path]]) -> OnnxClassifier:
@@ -96,10 +95,10 @@ class ModelCache:
         """Forget a model; whoever answers from it just now may finish."""
         self._models.drop(model_id)
 
-    def _session(self, file: Path) -> onnxruntime.InferenceSession:
+    def _session(self, file: Path) -> Backend:
         with self._locks[file]:
             session = self._sessions.get(file)
             if session is None:
-                session = open_session(file, self._threads)
+                session = OnnxBackend(file, self._threads)
                 self._sessions[file] = session
             return session

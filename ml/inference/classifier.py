@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Encoding
@@ -17,6 +16,7 @@ from tokenizers import Encoding
 from ml.artifact.description import HEAD, INT8, ONNX, PROBE_TEXTS, read_description
 from ml.artifact.manifest import DamagedFolderError, read_manifest, verify_file
 from ml.artifact.tokenizer import Text, load_tokenizer, tokenize
+from ml.inference.backends import Backend
 from ml.inference.cost import PassCost, measure_cost
 from ml.tasks.agreement import score_moves
 
@@ -34,17 +34,7 @@ class WrongAnswersError(Exception):
     """A loaded model that doesn't answer its probe texts as the trained one did."""
 
 
-def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU. threads: 0 takes every core."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def load_classifier(
-    folder: Path, runtime: Path, open_file: Callable[[Path], onnxruntime.InferenceSession]
-) -> "OnnxClassifier":
+def load_classifier(folder: Path, runtime: Path, open_file: Callable[[Path], Backend]) -> "OnnxClassifier":
     """A model in the format it is to be served in; in float32 where its int8 file is damaged or answers wrongly.
 
     folder, runtime: see `OnnxClassifier`. Raises WrongAnswersError as it does.
@@ -61,9 +51,7 @@ def load_classifier(
 class OnnxClassifier:
     """One model, ready to answer."""
 
-    def __init__(
-        self, folder: Path, runtime: Path, session: onnxruntime.InferenceSession, *, is_int8: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, runtime: Path, session: Backend, *, is_int8: bool = False) -> None:
         """folder: the artifact. runtime: the folder that `session` and the tokenizer come from: the artifact's own,
         or its base's where it stores only a head. is_int8: of what file the session is.
 
@@ -85,14 +73,14 @@ class OnnxClassifier:
         return tokenize(self._tokenizer, texts)
 
     def logits(self, encodings: Sequence[Encoding]) -> Logits:
-        """(N, C), in the order given. Like lengths are answered together; the order is put back."""
+        """(N, C), in the order given, by one pass after the other of like lengths; the order is put back."""
         lengths = np.array([len(encoding.ids) for encoding in encodings])
         order = np.argsort(-lengths, kind="stable")
         answers: list[Logits] = []
         start = 0
         while start < len(order):
             rows = order[start : start + max(1, MAX_BATCH_TOKENS // int(lengths[order[start]]))]
-            answers.append(self.encode([encodings[row] for row in rows]))
+            answers.append(self.encode([encodings[row] for row in rows], alone=True))
             start += len(rows)
         result = np.concatenate(answers)
         result[order] = result.copy()
@@ -103,8 +91,11 @@ class OnnxClassifier:
         """What a pass through the session takes, measured with the probe texts when it is first asked for."""
         return measure_cost(self.encode, self.tokenize(PROBE_TEXTS))
 
-    def encode(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
-        """What the session makes of them in one pass: the logits, or where it is an encoder its vectors (N, D)."""
+    def encode(self, encodings: Sequence[Encoding], *, alone: bool = False) -> NDArray[np.float32]:
+        """What the session makes of them in one pass: the logits, or where it is an encoder its vectors (N, D).
+
+        alone: no other pass runs.
+        """
         longest = max(len(encoding.ids) for encoding in encodings)
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         feeds = {}
@@ -114,8 +105,7 @@ class OnnxClassifier:
             for i, encoding in enumerate(encodings):
                 padded[i, : len(encoding.ids)] = getattr(encoding, columns[name])
             feeds[name] = padded
-        (outputs,) = self.session.run(None, feeds)
-        return np.asarray(outputs, np.float32)
+        return self.session.run(feeds, alone=alone)
 
     def read(self, outputs: NDArray[np.float32]) -> Logits:
         """The logits (N, C) of what `encode` made, by this classifier's own head."""

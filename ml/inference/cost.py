@@ -1,7 +1,7 @@
 """What a pass through a network takes, measured: by it the scheduler tells how many rows may go together."""
 
 import time
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,6 +26,10 @@ class PassCost:
     def seconds(self, rows: int, longest: int) -> float:
         """longest: in tokens."""
         return self.fixed + rows * longest * (self.token + self.square * longest)
+
+    def share(self, lengths: Iterable[int], passes: int) -> float:
+        """Of each of so many passes, among which rows that need no padding are shared out evenly."""
+        return self.fixed + sum(length * (self.token + self.square * length) for length in lengths) / passes
 
 
 def measure_cost(forward: Callable[[Sequence[Item]], object], items: Sequence[Item]) -> PassCost:

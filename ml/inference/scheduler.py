@@ -1,13 +1,13 @@
-"""Which rows go through a network together, and the one thread that sends them. It knows no texts, heads or HTTP.
+"""Which rows go through a network together, and the threads that send them. It knows no texts, heads or HTTP.
 
-Idle, a row goes at once; busy, rows gather while a pass runs. A pass takes the row whose turn it is and those nearest
+Idle, a row goes at once; busy, rows gather while passes run. A pass takes the row whose turn it is and those nearest
 to it in length, as long as that costs less than passes of their own, within a budget (decision 0022).
 """
 
 import logging
 import threading
 import time
-from collections.abc import Hashable, Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,15 +35,15 @@ class Network(Protocol):
     """What rows go through."""
 
     @property
-    def session(self) -> Hashable:
+    def session(self) -> object:
         """Rows of networks with the same session may share a pass, through any of the networks."""
 
     @property
     def cost(self) -> PassCost:
         """Of a pass through the session."""
 
-    def encode(self, rows: Sequence[Any], /) -> Outputs:
-        """(N, …), in the order given."""
+    def encode(self, rows: Sequence[Any], /, *, alone: bool = False) -> Outputs:
+        """(N, …), in the order given. alone: no other pass runs or waits, so that it may take the whole machine."""
 
 
 class FullError(Exception):
@@ -75,7 +75,9 @@ class Request:
     arrived: float
     future: "Future[Answer]" = field(default_factory=Future)
     outputs: dict[int, Outputs] = field(default_factory=dict)  # by place
-    pass_seconds: float = 0.0
+    passes: int = 0  # that hold rows of it just now
+    since: float = 0.0  # when the first of those began
+    pass_seconds: float = 0.0  # in which one or more did, before
 
 
 @dataclass(eq=False)
@@ -110,25 +112,29 @@ def enqueue(network: Network, items: Sequence[Sized], now: float) -> list[Row]:
     return rows
 
 
-def next_batch(waiting: Sequence[Row], now: float) -> list[Row]:
+def next_batch(waiting: Sequence[Row], now: float, free: int = 1) -> list[Row]:
     """The rows of the next pass, the first of them the one whose turn it is.
 
     While a late row is left behind, only late rows ride along, in their turn; else the nearest in length do.
+    free: how many threads could take a pass now; while others have nothing to do, one takes no more than its share.
     """
     first = min(waiting, key=_turn)
+    cost = first.network.cost
     mates = [row for row in waiting if row.network.session is first.network.session]
+    budget = max(BUDGET_SECONDS, BUDGET_OVER_FIXED * cost.fixed)
+    if free > 1:
+        budget = min(budget, cost.share((row.length for row in mates), free) * (1 + 1e-9))
     late = sorted((row for row in mates if row.turn < now - LATE_SECONDS), key=_turn)
-    batch = _fill([first], late)
+    batch = _fill([first], late, budget)
     if len(batch) >= len(late):
         length = first.length
-        batch = _fill(batch, sorted(mates, key=lambda row: (abs(row.length - length), row.turn)))
+        batch = _fill(batch, sorted(mates, key=lambda row: (abs(row.length - length), row.turn)), budget)
     return batch
 
 
-def _fill(batch: list[Row], candidates: Iterable[Row]) -> list[Row]:
+def _fill(batch: list[Row], candidates: Iterable[Row], budget: float) -> list[Row]:
     """Those of the candidates that cost less here than alone, in their order, while the budget lasts."""
     cost = batch[0].network.cost
-    budget = max(BUDGET_SECONDS, BUDGET_OVER_FIXED * cost.fixed)
     batch, taken = list(batch), set(batch)
     longest = max(row.length for row in batch)
     seconds = cost.seconds(len(batch), longest)
@@ -146,17 +152,18 @@ def _fill(batch: list[Row], candidates: Iterable[Row]) -> list[Row]:
 
 
 class Scheduler:
-    """Takes requests from any thread, and runs their rows on one: onnxruntime uses every core by itself, so two passes
-    at once would only contend.
-    """
+    """Takes requests from any thread, and runs their passes on threads of its own, each by itself."""
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_rows: int, threads: int = 1) -> None:
+        """max_rows: that may wait. threads: passes that run at one time."""
         self._max_rows = max_rows
         self._waiting: list[Row] = []
+        self._running = 0
         self._is_closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name=f"model-{i}", daemon=True) for i in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def check_room(self, rows: int) -> None:
         """Raise what `submit` would for so many rows now."""
@@ -172,15 +179,16 @@ class Scheduler:
         with self._changed:
             self._check_room(len(rows))
             self._waiting += rows
-            self._changed.notify()
+            self._changed.notify(len(rows))
         return rows[0].request.future
 
     def close(self) -> None:
-        """Let the running pass end; requests that are not answered by then fail with ClosedError."""
+        """Let the running passes end; requests that are not answered by then fail with ClosedError."""
         with self._changed:
             self._is_closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _check_room(self, rows: int) -> None:
         if self._is_closed:
@@ -191,19 +199,21 @@ class Scheduler:
             raise FullError(len(self._waiting), self._max_rows, waited)
 
     def _run(self) -> None:
-        while batch := self._take():
-            begun = time.perf_counter()
+        while taken := self._take():
+            batch, is_alone = taken
             try:
-                outputs = batch[0].network.encode([row.item for row in batch])
-            except Exception as error:  # the model thread outlives what a network does
+                outputs = batch[0].network.encode([row.item for row in batch], alone=is_alone)
+            except Exception as error:  # the thread outlives what a network does
                 log.exception("a pass over %d rows failed", len(batch))
+                self._release(batch)
                 for request in {row.request for row in batch}:
                     _end(request.future, error)
             else:
-                _deliver(batch, outputs, begun)
+                for request, answer in self._deliver(batch, outputs):
+                    _end(request.future, answer)
 
-    def _take(self) -> list[Row]:
-        """The next pass's rows, once there are some; none once the scheduler is closed."""
+    def _take(self) -> tuple[list[Row], bool] | None:
+        """The next pass's rows, once there are some, and whether it is alone; None once the scheduler is closed."""
         with self._changed:
             while True:
                 # A request that has ended while rows of it wait was cancelled, or failed in an earlier pass.
@@ -211,26 +221,48 @@ class Scheduler:
                 if self._is_closed:
                     for request in {row.request for row in self._waiting}:
                         _end(request.future, ClosedError())
-                    return []
+                    self._waiting = []
+                    return None
                 if self._waiting:
-                    batch = next_batch(self._waiting, time.perf_counter())
+                    now = time.perf_counter()
+                    batch = next_batch(self._waiting, now, len(self._threads) - self._running)
                     taken = set(batch)
                     self._waiting = [row for row in self._waiting if row not in taken]
-                    return batch
+                    is_alone = not self._running and not self._waiting
+                    self._running += 1
+                    for request in {row.request for row in batch}:
+                        request.since = request.since if request.passes else now
+                        request.passes += 1
+                    return batch, is_alone
                 self._changed.wait()
 
+    def _release(self, batch: Sequence[Row]) -> float:
+        """A pass has ended: at the time that is returned."""
+        with self._changed:
+            ended = time.perf_counter()
+            self._running -= 1
+            for request in {row.request for row in batch}:
+                request.passes -= 1
+                if not request.passes:
+                    request.pass_seconds += ended - request.since
+        return ended
 
-def _deliver(batch: Sequence[Row], outputs: Outputs, begun: float) -> None:
-    """Give each row its output, and end the requests that have all of theirs."""
-    ended = time.perf_counter()
-    for row, output in zip(batch, outputs, strict=True):
-        row.request.outputs[row.place] = output
-    for request in {row.request for row in batch}:
-        request.pass_seconds += ended - begun
-        if len(request.outputs) == request.rows:
-            whole = np.stack([request.outputs[place] for place in range(request.rows)])
-            queue_seconds = ended - request.arrived - request.pass_seconds
-            _end(request.future, Answer(whole, request.pass_seconds, queue_seconds))
+    def _deliver(self, batch: Sequence[Row], outputs: Outputs) -> list[tuple[Request, Answer]]:
+        """Give each row its output; the requests that have all of theirs now."""
+        with self._changed:
+            ended = self._release(batch)
+            for row, output in zip(batch, outputs, strict=True):
+                row.request.outputs[row.place] = output
+            return [
+                (request, _answer(request, ended))
+                for request in {row.request for row in batch}
+                if len(request.outputs) == request.rows
+            ]
+
+
+def _answer(request: Request, ended: float) -> Answer:
+    outputs = np.stack([request.outputs[place] for place in range(request.rows)])
+    return Answer(outputs, request.pass_seconds, ended - request.arrived - request.pass_seconds)
 
 
 def _end(future: "Future[Answer]", outcome: Answer | Exception) -> None:

@@ -19,7 +19,8 @@ from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, Description, Probe,
 from ml.artifact.manifest import publish_folder
 from ml.artifact.tokenizer import load_tokenizer
 from ml.data.tokens import TokenTable
-from ml.inference.classifier import OnnxClassifier, WrongAnswersError, open_session
+from ml.inference.backends import OnnxBackend
+from ml.inference.classifier import OnnxClassifier, WrongAnswersError
 from ml.models.classifier import FeatureHead, NativeClassifier
 from ml.models.heads import CosineHead, as_linear
 from ml.models.outputs import Outputs
@@ -191,6 +192,6 @@ def _copy_tokenizer(base: Path, folder: Path, max_length: int | None) -> None:
 
 def _check_answers(folder: Path, runtime: Path) -> None:
     try:
-        OnnxClassifier(folder, runtime, open_session(runtime / ONNX, torch.get_num_threads()))
+        OnnxClassifier(folder, runtime, OnnxBackend(runtime / ONNX, torch.get_num_threads()))
     except WrongAnswersError as error:
         raise ExportError(str(error)) from error

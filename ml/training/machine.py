@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from ml.cores import usable_cores
 from ml.memory import MICRO_BATCH_TOKENS
 from ml.specs.errors import refuse
 from ml.specs.job import Training
@@ -114,11 +115,6 @@ def spare_bytes(device: str, memory_bytes: int) -> int | None:
         taken = int((CONTROL_GROUP / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
         left.append(limit - taken)
     return max(0, min(left)) if left else None
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fastest_precision(device: str) -> str:

@@ -22,7 +22,8 @@ from ml.data.rows import read_columns, read_texts
 from ml.data.samplers import sample_epoch
 from ml.data.splits import Part
 from ml.data.tokens import FeatureTable, HiddenTable, TokenTable, as_array, token_arrays, word_arrays
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.backends import OnnxBackend
+from ml.inference.classifier import OnnxClassifier
 from ml.losses.base import LossContext, Targets
 from ml.losses.objective import Objective
 from ml.memory import tokens_that_fit
@@ -441,7 +442,7 @@ def _ask_teacher(corpus: Corpus, resolved: Resolved) -> Tensor | None:
     if teacher not in corpus.placement.teachers:
         raise refuse(pointer, f"the teacher '{teacher}' is not at hand: name its folders in run.json.", "no_teacher")
     artifact, runtime = corpus.placement.teachers[teacher]
-    classifier = OnnxClassifier(artifact, runtime, open_session(runtime / ONNX, torch.get_num_threads()))
+    classifier = OnnxClassifier(artifact, runtime, OnnxBackend(runtime / ONNX, torch.get_num_threads()))
     own, its = resolved.state, classifier.description.task
     is_read_alike = own.reading == its.reading or {own.reading, its.reading} <= SOFTMAX_READINGS
     if own.labels != its.labels or not is_read_alike:

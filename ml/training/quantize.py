@@ -15,7 +15,8 @@ from ml.artifact.int8 import Product, expose_inputs, read_products, write_int8
 from ml.data.batches import Rows, cut_step
 from ml.data.splits import Part
 from ml.data.tokens import TokenTable
-from ml.inference.classifier import MAX_BATCH_TOKENS, open_session
+from ml.inference.backends import open_session
+from ml.inference.classifier import MAX_BATCH_TOKENS
 from ml.tasks.agreement import HeldOut, compare
 from ml.tasks.base import Task
 from ml.training.prepare import Prepared

@@ -194,7 +194,7 @@ class Gate:
     def __init__(self) -> None:
         self.has_begun, self.is_open = threading.Event(), threading.Event()
 
-    def encode(self, rows: Any, /) -> np.ndarray:
+    def encode(self, rows: Any, /, *, alone: bool = False) -> np.ndarray:
         self.has_begun.set()
         assert self.is_open.wait(60)
         return np.zeros((len(rows), 1), np.float32)
@@ -261,7 +261,7 @@ def test_a_pass_that_fails_is_a_500_and_the_next_one_is_answered(
 ) -> None:
     house.predict(TEXT)
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("the network failed")
 
     with monkeypatch.context() as patch:

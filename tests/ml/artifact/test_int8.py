@@ -14,7 +14,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from ml.artifact.description import ONNX
 from ml.artifact.int8 import Product, read_products, round_rows, write_int8
 from ml.evaluation.scores import softmax
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.backends import OnnxBackend, open_session
+from ml.inference.classifier import OnnxClassifier
 from tests.ml.conftest import Exported
 from tests.tiny_base import learnable_rows
 
@@ -39,8 +40,8 @@ def per_tensor_file(exported_full: Exported, tmp_path_factory: pytest.TempPathFa
 
 def answers_by(exported: Exported, file: Path) -> Callable[[list[str]], np.ndarray]:
     """Probabilities of texts that share a batch."""
-    plain = OnnxClassifier(exported.artifact, exported.artifact, open_session(exported.artifact / ONNX, 1))
-    plain.session = open_session(file, 1)
+    plain = OnnxClassifier(exported.artifact, exported.artifact, OnnxBackend(exported.artifact / ONNX, 1))
+    plain.session = OnnxBackend(file, 1)
     return lambda texts: softmax(plain.logits(plain.tokenize(texts)))
 
 

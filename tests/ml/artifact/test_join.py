@@ -7,7 +7,8 @@ import onnx
 
 from ml.artifact.description import HEAD, ONNX
 from ml.artifact.join import join_head
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.backends import OnnxBackend, open_session
+from ml.inference.classifier import OnnxClassifier
 from tests.ml.conftest import Exported
 from tests.tiny_base import learnable_rows
 
@@ -15,7 +16,7 @@ from tests.tiny_base import learnable_rows
 def test_the_joined_file_equals_the_head_over_the_encoder(exported_frozen: Exported, tmp_path: Path) -> None:
     joined = tmp_path / "model.onnx"
     join_head(exported_frozen.runtime / ONNX, exported_frozen.artifact / HEAD, joined, is_cosine=False)
-    encoder = open_session(exported_frozen.runtime / ONNX, 1)
+    encoder = OnnxBackend(exported_frozen.runtime / ONNX, 1)
     apart = OnnxClassifier(exported_frozen.artifact, exported_frozen.runtime, encoder)
     session = open_session(joined, 1)
     assert [output.name for output in session.get_outputs()] == ["logits"]

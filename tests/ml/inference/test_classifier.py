@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from ml.artifact.description import DESCRIPTION, HEAD, INT8, ONNX, read_description
 from ml.artifact.manifest import verify_folder
 from ml.evaluation.scores import softmax
+from ml.inference.backends import OnnxBackend
 from ml.inference.cache import ModelCache
-from ml.inference.classifier import MAX_BATCH_TOKENS, OnnxClassifier, WrongAnswersError, load_classifier, open_session
+from ml.inference.classifier import MAX_BATCH_TOKENS, OnnxClassifier, WrongAnswersError, load_classifier
 from ml.training.export import export_artifact
 from ml.training.run import RunDirectory
 from tests.ml.conftest import Exported
@@ -27,7 +27,7 @@ TEXTS = [text for text, _ in learnable_rows(30, seed=2)] + ["", "hello", "money 
 
 
 def load(exported: Exported, folder: Path | None = None) -> OnnxClassifier:
-    return OnnxClassifier(folder or exported.artifact, exported.runtime, open_session(exported.runtime / ONNX, 1))
+    return OnnxClassifier(folder or exported.artifact, exported.runtime, OnnxBackend(exported.runtime / ONNX, 1))
 
 
 @pytest.fixture(scope="module", params=["exported_full", "exported_frozen"])
@@ -123,9 +123,9 @@ def serve(folder: Path) -> tuple[OnnxClassifier, list[str]]:
     """The classifier, and the files that were opened for it."""
     opened: list[str] = []
 
-    def open_file(file: Path) -> onnxruntime.InferenceSession:
+    def open_file(file: Path) -> OnnxBackend:
         opened.append(file.name)
-        return open_session(file, 1)
+        return OnnxBackend(file, 1)
 
     return load_classifier(folder, folder, open_file), opened
 
@@ -161,7 +161,7 @@ def test_an_int8_file_that_answers_otherwise_here_than_where_it_was_made_is_left
     (copy / DESCRIPTION).write_text(json.dumps(described))
     classifier, opened = serve(copy)
     assert opened == files
-    exact = OnnxClassifier(copy, copy, open_session(copy / ONNX, 1))
+    exact = OnnxClassifier(copy, copy, OnnxBackend(copy / ONNX, 1))
     encodings = classifier.tokenize(TEXTS)
     is_exact = np.array_equal(classifier.logits(encodings), exact.logits(encodings))
     assert is_exact == (files[-1] == ONNX)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ml.artifact.description import ONNX
 from ml.evaluation.scores import softmax
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.backends import OnnxBackend
+from ml.inference.classifier import OnnxClassifier
 from ml.inference.cost import PassCost
 from ml.inference.scheduler import (
     BUDGET_OVER_FIXED,
@@ -42,10 +43,12 @@ class FakeNetwork:
     cost: PassCost = COST
     gate: threading.Event = field(default_factory=threading.Event)
     passes: list[list[str]] = field(default_factory=list)
+    alone: list[bool] = field(default_factory=list)  # of each pass
     has_begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def encode(self, rows: Sequence[Any], /) -> np.ndarray:
+    def encode(self, rows: Sequence[Any], /, *, alone: bool = False) -> np.ndarray:
         self.passes.append(list(rows))
+        self.alone.append(alone)
         self.has_begun.release()
         assert self.gate.wait(10)
         if any(row.startswith("!") for row in rows):
@@ -164,7 +167,12 @@ def test_a_row_of_a_rare_length_waits_little_longer_than_the_bound_though_more_a
     assert longest_wait < LATE_SECONDS + ahead + BUDGET_SECONDS
 
 
-# ------------------------------------------------------------------------------------------------------- the thread
+def test_while_others_have_nothing_to_do_a_pass_takes_its_share() -> None:
+    queue = waiting(FakeNetwork(), (0.0, [20] * 12))
+    assert [len(next_batch(queue, 0.0, free)) for free in (1, 2, 3, 12, 16)] == [12, 6, 4, 1, 1]
+
+
+# ------------------------------------------------------------------------------------------------------ the threads
 
 
 @pytest.fixture
@@ -211,6 +219,67 @@ def test_rows_of_several_networks_with_one_session_share_a_pass(scheduler: Sched
     gate.set()
     assert [answer_of(future) for future in futures] == [[(1, "a")], [(1, "b")], [(1, "c")]]
     assert (one.passes, other.passes, apart.passes) == ([["occupying"], ["a", "b"]], [], [["c"]])
+
+
+@pytest.fixture
+def pair() -> Iterator[Scheduler]:
+    """A scheduler of two threads."""
+    scheduler = Scheduler(max_rows=100, threads=2)
+    yield scheduler
+    scheduler.close()
+
+
+def test_two_passes_run_at_one_time_and_one_that_is_alone_is_told_so(pair: Scheduler) -> None:
+    network = FakeNetwork()
+    first, second = occupy(pair, network), occupy(pair, network)
+    third = pair.submit(network, ["third"])
+    assert not network.has_begun.acquire(timeout=0.05)
+    network.gate.set()
+    assert [answer_of(future) for future in (first, second, third)] == [[(9, "o")], [(9, "o")], [(5, "t")]]
+    assert network.alone[:2] == [True, False]
+
+
+def test_the_rows_of_one_request_are_shared_out(pair: Scheduler) -> None:
+    network = FakeNetwork()
+    future = pair.submit(network, ["a", "b", "c", "d"])
+    for _ in range(2):
+        assert network.has_begun.acquire(timeout=10)
+    assert sorted(map(sorted, network.passes)) == [["a", "b"], ["c", "d"]]
+    assert network.alone == [False, False]
+    network.gate.set()
+    assert answer_of(future) == [(1, "a"), (1, "b"), (1, "c"), (1, "d")]
+
+
+def test_time_of_passes_that_run_side_by_side_counts_once(pair: Scheduler) -> None:
+    network = FakeNetwork()
+    future = pair.submit(network, ["a", "b"])
+    for _ in range(2):
+        assert network.has_begun.acquire(timeout=10)
+    threading.Timer(0.2, network.gate.set).start()
+    answer = future.result(10)
+    assert 0.15 < answer.pass_seconds < 0.35
+    assert 0 <= answer.queue_seconds < 0.1
+
+
+def test_no_answer_is_lost_or_doubled_among_many_threads() -> None:
+    scheduler, network, chance = Scheduler(max_rows=10_000, threads=4), open_network(), random.Random(1)
+    asked = [["x" * chance.randint(1, 40) for _ in range(chance.randint(1, 9))] for _ in range(300)]
+    futures: list[Future[Answer] | None] = [None] * len(asked)
+
+    def ask(places: range) -> None:
+        for place in places:
+            futures[place] = scheduler.submit(network, asked[place])
+
+    callers = [threading.Thread(target=ask, args=(range(start, len(asked), 3),)) for start in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    for rows, future in zip(asked, futures, strict=True):
+        assert future is not None
+        assert answer_of(future) == [(len(row), "x") for row in rows]
+    scheduler.close()
+    assert sum(map(len, network.passes)) == sum(map(len, asked))
 
 
 def test_time_in_the_queue_and_in_passes_are_told_apart(scheduler: Scheduler) -> None:
@@ -299,7 +368,7 @@ def test_answers_do_not_depend_on_who_shares_the_pass(exported_full: Exported, e
         for classifier, theirs in zip(classifiers, encodings, strict=True)
     ]
     assert [answers.shape[1] for answers in alone] == [3, 3, 7]
-    scheduler = Scheduler(max_rows=1000)
+    scheduler = Scheduler(max_rows=1000, threads=3)
     for _ in range(20):
         asked = [(chance.integers(3), chance.integers(len(texts), size=chance.integers(1, 9))) for _ in range(12)]
         futures = [scheduler.submit(classifiers[one], [encodings[one][row] for row in rows]) for one, rows in asked]
@@ -310,4 +379,4 @@ def test_answers_do_not_depend_on_who_shares_the_pass(exported_full: Exported, e
 
 
 def load(exported: Exported) -> OnnxClassifier:
-    return OnnxClassifier(exported.artifact, exported.runtime, open_session(exported.runtime / ONNX, 1))
+    return OnnxClassifier(exported.artifact, exported.runtime, OnnxBackend(exported.runtime / ONNX, 1))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ml.artifact.description import ONNX
 from ml.data.splits import Part
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.backends import OnnxBackend
+from ml.inference.classifier import OnnxClassifier
 from ml.losses.combine import COMBINES
 from ml.specs.losses.base import LossSpec, TaskType
 from ml.specs.losses.composition import WeightSchedule
@@ -138,7 +139,7 @@ def test_it_learns_from_real_rows_and_its_artifact_answers(case: Case, tmp_path:
     assert all(map(math.isfinite, exported.fitted.metrics["validation"].values()))
 
     # Loading replays the probe texts against the trained network.
-    served = OnnxClassifier(exported.artifact, exported.runtime, open_session(exported.runtime / ONNX, 1))
+    served = OnnxClassifier(exported.artifact, exported.runtime, OnnxBackend(exported.runtime / ONNX, 1))
     assert served.description.task == exported.fitted.state
     assert served.description.task.type == case.task
     results = served.task.decode(served.logits(served.tokenize(["hello", ("where is it", "here")])))

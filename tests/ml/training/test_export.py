@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, read_description
 from ml.artifact.manifest import MANIFEST, folder_bytes, manifest_sha256, read_manifest, verify_folder
 from ml.bases import DEFAULT_BASE, base_sha256, find_base
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.backends import OnnxBackend, open_session
+from ml.inference.classifier import OnnxClassifier
 from tests.ml.conftest import Exported, export
 from tests.ml.runs import lay_out, prepare_run, trained_logits
 from tests.tiny_base import LABEL_WORDS, learnable_rows
@@ -37,7 +38,7 @@ def test_transformers_loads_the_artifact_whole_with_the_same_answers(exported_fu
 @pytest.mark.parametrize("kind", ["exported_full", "exported_frozen"])
 def test_the_served_model_answers_as_the_trained_one(kind: str, request: pytest.FixtureRequest) -> None:
     exported: Exported = request.getfixturevalue(kind)
-    served = OnnxClassifier(exported.artifact, exported.runtime, open_session(exported.runtime / ONNX, 1))
+    served = OnnxClassifier(exported.artifact, exported.runtime, OnnxBackend(exported.runtime / ONNX, 1))
     logits = served.logits(served.tokenize(TEXTS))
     np.testing.assert_allclose(logits, trained_logits(exported.prepared, TEXTS), rtol=0, atol=1e-4)
 
@@ -117,7 +118,7 @@ def test_a_frozen_minilm_of_sixteen_labels_fits_in_fifty_kilobytes(tmp_path: Pat
     exported = export(run, prepare_run(run, find_base(DEFAULT_BASE, {})))
     size = folder_bytes(verify_folder(run.artifact)) + (run.artifact / MANIFEST).stat().st_size
     assert size <= 50 * 1024
-    served = OnnxClassifier(run.artifact, run.base, open_session(run.base / ONNX, 1))
+    served = OnnxClassifier(run.artifact, run.base, OnnxBackend(run.base / ONNX, 1))
     texts = ["hello", "where is my parcel?"]
     np.testing.assert_allclose(
         served.logits(served.tokenize(texts)), trained_logits(exported.prepared, texts), atol=1e-4

@@ -10,7 +10,8 @@ import torch
 
 from ml.artifact.description import ONNX
 from ml.comparisons import resolve_comparison
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.backends import OnnxBackend
+from ml.inference.classifier import OnnxClassifier
 from ml.specs.comparison import Comparison
 from ml.training import prepare as module
 from ml.training.compare import compare
@@ -134,7 +135,7 @@ def test_what_is_served_answers_as_the_run_that_keeps_nothing(house: House) -> N
     run, prepared = house.prepare("kept", **TOP)
     export_artifact(run, prepared, fit_run(run, prepared), dataset_sha256=None)
     assert house.encoded == 1
-    served = OnnxClassifier(run.artifact, run.artifact, open_session(run.artifact / ONNX, 1))
+    served = OnnxClassifier(run.artifact, run.artifact, OnnxBackend(run.artifact / ONNX, 1))
     np.testing.assert_allclose(served.logits(served.tokenize(texts)), plain, rtol=0, atol=1e-4)
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from ml.cores import usable_cores
 from ml.memory import MICRO_BATCH_TOKENS, row_bytes, tokens_that_fit, weight_bytes
 from ml.specs.errors import SpecError
 from ml.specs.job import Training
 from ml.training import machine as module
-from ml.training.machine import Machine, look_around, spare_bytes, usable_cores
+from ml.training.machine import Machine, look_around, spare_bytes
 from ml.training.run import Placement
 from tests.ml.datasets import Dataset, base
 from tests.ml.runs import MACHINE

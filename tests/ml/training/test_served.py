@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification
 from ml.artifact.description import HEAD, ONNX, read_description
 from ml.artifact.join import join_head
 from ml.data.splits import Part
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.backends import OnnxBackend, open_session
+from ml.inference.classifier import OnnxClassifier
 from ml.tasks.multi_label import MultiLabelTask
 from ml.tasks.text_classification import TextClassificationTask
 from ml.training.prepare import logits_of
@@ -48,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Models:
 
 
 def serve(model: Exported) -> OnnxClassifier:
-    return OnnxClassifier(model.artifact, model.runtime, open_session(model.runtime / ONNX, 1))
+    return OnnxClassifier(model.artifact, model.runtime, OnnxBackend(model.runtime / ONNX, 1))
 
 
 def validation_of(model: Exported) -> tuple[np.ndarray, np.ndarray]:

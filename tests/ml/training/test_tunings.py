@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from ml.artifact.description import ONNX, read_description
-from ml.inference.classifier import OnnxClassifier, open_session
+from ml.inference.backends import OnnxBackend
+from ml.inference.classifier import OnnxClassifier
 from ml.training.errors import StoppedError
 from ml.training.export import export_artifact
 from ml.training.prepare import Prepared, logits_of
@@ -145,7 +146,7 @@ def test_what_it_names_and_the_head_change_and_nothing_else(trainer: Trainer, ki
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_served_answers_as_the_network_did_that_was_trained(trainer: Trainer, kind: str) -> None:
     trained = trainer(kind)
-    served = OnnxClassifier(trained.run.artifact, trained.run.artifact, open_session(trained.run.artifact / ONNX, 1))
+    served = OnnxClassifier(trained.run.artifact, trained.run.artifact, OnnxBackend(trained.run.artifact / ONNX, 1))
     answers = served.logits(served.tokenize(TEXTS))
     assert np.ptp(trained.answers, axis=0).min() > 0.1  # not the same to every text
     np.testing.assert_allclose(answers, trained.answers, rtol=0, atol=1e-4)
