@@ -12,10 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from ml.artifact.description import ONNX
-from ml.artifact.int8 import Product, read_products, round_rows, write_int8
+from ml.artifact.int8 import Product, Seen, choose_scales, read_products, round_rows, write_int8
 from ml.evaluation.scores import softmax
 from ml.inference.backends import OnnxBackend, open_session
 from ml.inference.classifier import OnnxClassifier
+from ml.training.quantize import _look
 from tests.ml.conftest import Exported
 from tests.tiny_base import learnable_rows
 
@@ -23,10 +24,18 @@ from tests.tiny_base import learnable_rows
 TEXTS = [*(text for text, _ in learnable_rows(40, seed=2)), "", "ok", "money back " * 40, "? ! - ' . ," * 5, "9 x q z"]
 
 
-@pytest.fixture(scope="module")
-def int8_file(exported_full: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("int8") / "model.int8.onnx"
-    write_int8(exported_full.artifact / ONNX, file, kept=())
+@pytest.fixture(scope="module", params=["fixed", "by token"])
+def int8_file(
+    exported_full: Exported, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    """All inputs scaled by fixed numbers, or all by token."""
+    file, source = tmp_path_factory.mktemp("int8") / "model.int8.onnx", exported_full.artifact / ONNX
+    scales: dict[str, np.ndarray | None] = dict.fromkeys(product.input for product in read_products(source))
+    if request.param == "fixed":
+        prepared = exported_full.prepared
+        seen = _look(source, prepared.tokens, np.arange(60))
+        scales = {x: np.maximum(each.largest, 0.1) / 127 for x, each in seen.items()}
+    write_int8(source, file, scales=scales)
     return file
 
 
@@ -84,13 +93,15 @@ def test_no_optimizer_of_onnxruntime_changes_what_the_int8_file_answers(int8_fil
 
 def test_kept_products_stay_as_they_are(exported_full: Exported, tmp_path: Path) -> None:
     source = exported_full.artifact / ONNX
-    names = [product.name for product in read_products(source)]
+    products = read_products(source)
+    names = [product.name for product in products]
+    by_token = dict.fromkeys(product.input for product in products)
     assert len(names) == len(set(names)) == 12  # two layers of six
-    write_int8(source, tmp_path / "some.onnx", kept=names[:5])
+    write_int8(source, tmp_path / "some.onnx", scales=by_token, kept=names[:5])
     assert [product.name for product in read_products(tmp_path / "some.onnx")] == names[:5]
     counts = [node.op_type for node in onnx.load(str(tmp_path / "some.onnx")).graph.node].count("MatMulIntegerToFloat")
     assert counts == 7
-    write_int8(source, tmp_path / "none.onnx", kept=names)
+    write_int8(source, tmp_path / "none.onnx", scales=by_token, kept=names)
     feeds = {name: np.ones((2, 3), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
     for expected, answer in zip(
         open_session(source, 1).run(None, feeds), open_session(tmp_path / "none.onnx", 1).run(None, feeds), strict=True
@@ -104,16 +115,62 @@ def test_a_row_is_rounded_to_its_own_largest() -> None:
     assert scales[[0, 2]] * 127 == pytest.approx([2, 100])
 
 
-def test_the_rounding_error_grows_where_one_column_dwarfs_the_others() -> None:
-    chance = np.random.default_rng(0)
-    product = Product("layer", "x", chance.normal(size=(16, 8)).astype(np.float32))
-    even = chance.normal(size=(20, 16)).astype(np.float32)
+def seen_of(tokens: np.ndarray) -> Seen:
+    return Seen(np.abs(tokens).max(0), tokens)
+
+
+def draw(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_a_token_bears_no_channel_that_dwarfs_the_others_and_fixed_scales_do() -> None:
+    even, weight = draw(0, 200, 16), draw(1, 16, 8)
     dwarfed = even.copy()
     dwarfed[:, 3] *= 1000
-    weight = product.weight.copy()
-    weight[3] = 0  # what dwarfs the others doesn't show in the product
-    assert product.rounding_error(even) < 0.02
-    assert Product("layer", "x", weight).rounding_error(dwarfed) > 0.5
+    weight[3] /= 1000  # what dwarfs the others doesn't show in the product
+    product = Product("layer", "x", weight)
+    assert product.rounding_error(even, None) < 0.02
+    assert product.rounding_error(dwarfed, None) > 0.5
+    scales = choose_scales([product], seen_of(dwarfed))
+    assert scales is not None
+    assert product.rounding_error(dwarfed, scales) < 0.02
+
+
+def test_tokens_of_unlike_sizes_are_scaled_each_by_itself() -> None:
+    tokens = draw(0, 200, 16) * np.geomspace(0.01, 1, 200, dtype=np.float32)[:, None]
+    tokens[-1] *= 100
+    assert choose_scales([Product("layer", "x", draw(1, 16, 8))], seen_of(tokens)) is None
+
+
+def test_products_of_one_input_share_its_scales() -> None:
+    seen, one, other = (
+        seen_of(draw(0, 200, 16)),
+        Product("one", "x", draw(1, 16, 8)),
+        Product("other", "x", draw(2, 16, 8)),
+    )
+    scales = choose_scales([one, other], seen)
+    assert scales is not None
+    assert scales.shape == (16,)
+    assert np.abs(seen.tokens / scales).max() == pytest.approx(127, rel=1e-4)
+    assert max(product.rounding_error(seen.tokens, scales) for product in (one, other)) < 0.02
+
+
+def test_an_embedding_of_many_rows_is_rounded_row_by_row(tmp_path: Path) -> None:
+    weight = draw(0, 2000, 8) * np.geomspace(0.001, 10, 2000, dtype=np.float32)[:, None]
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["weight", "ids"], ["y"])],
+        "embedding",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["rows", "length"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", "length", 8])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "float32.onnx"))
+    write_int8(tmp_path / "float32.onnx", tmp_path / "int8.onnx", scales={})
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * (tmp_path / "float32.onnx").stat().st_size
+    ids = np.arange(2000).reshape(4, 500)
+    (y,) = open_session(tmp_path / "int8.onnx", 1).run(None, {"ids": ids})
+    assert (np.abs(y - weight[ids]).max(-1) <= np.abs(weight[ids]).max(-1) / 250).all()
 
 
 def test_onnxruntime_still_fuses_standard_operators_with_a_scale_a_token_into_wrong_answers(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ml.artifact.description import INT8, ONNX, PROBE_TEXTS, Serving
-from ml.artifact.int8 import read_products
+from ml.artifact.int8 import choose_scales, read_products
 from ml.data.splits import Part
 from ml.tasks import agreement
 from ml.training.export import prepared_probe
-from ml.training.quantize import _drawn_rows, _most_sensitive_first, write_served_format
+from ml.training.quantize import _drawn_rows, _look, _most_sensitive_first, write_served_format
 from tests.ml.conftest import Exported
 
 
@@ -69,18 +69,16 @@ def test_layers_go_back_to_float32_until_the_answers_agree(
     assert serving.agreement is not None
     assert serving.agreement.moved < whole.agreement.moved
     products = read_products(folder / ONNX)
-    order = _most_sensitive_first(
-        folder / ONNX,
-        products,
-        exported_full.prepared.tokens,
-        _drawn_rows(exported_full.prepared, 32),
-    )
+    prepared = exported_full.prepared
+    seen = _look(folder / ONNX, prepared.tokens, _drawn_rows(prepared))
+    by_input = {x: [product for product in products if product.input == x] for x in seen}
+    order = _most_sensitive_first(products, seen, {x: choose_scales(by_input[x], seen[x]) for x in seen})
     assert serving.float32_layers == order[: len(serving.float32_layers)]
     assert set(order) == {product.name for product in products}
 
 
 def test_held_out_texts_decide_first(exported_full: Exported) -> None:
     prepared = exported_full.prepared
-    parts = [Part(part) for part in prepared.resolved.parts[_drawn_rows(prepared, 20)]]
+    parts = [Part(part) for part in prepared.resolved.parts[_drawn_rows(prepared)[:20]]]
     assert parts == [Part.TEST] * 6 + [Part.VALIDATION] * 6 + [Part.TRAIN] * 8
-    assert len(set(_drawn_rows(prepared, 60).tolist())) == 60
+    assert sorted(_drawn_rows(prepared).tolist()) == list(range(60))
