@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -123,3 +124,9 @@ def test_a_frozen_minilm_of_sixteen_labels_fits_in_fifty_kilobytes(tmp_path: Pat
     np.testing.assert_allclose(
         served.logits(served.tokenize(texts)), trained_logits(exported.prepared, texts), atol=1e-4
     )
+
+
+def test_the_file_holds_nothing_that_a_mask_of_padding_does_not_need(exported_full: Exported) -> None:
+    operators = {node.op_type for node in onnx.load(str(exported_full.artifact / ONNX)).graph.node}
+    assert operators >= {"Softmax", "LayerNormalization"}
+    assert not operators & {"IsNaN", "Expand", "Range", "And", "GreaterOrEqual"}
