@@ -69,8 +69,8 @@ def attend(
     """Attention of transformers' interface: (B, heads, L, d) each → (B, L, heads, d).
 
     `scaled_dot_product_attention` has no kernel with dropout for CPUs, and then multiplies in float32 whatever it is
-    given. This keeps the softmax in float32, and the products in the precision of the pass. An exported file has none of
-    what the exporter adds for rows that may see nothing.
+    given. This keeps the softmax in float32, and the products in the precision of the pass. An exported file has none
+    of what the exporter adds for rows that may see nothing.
     """
     is_exported = torch.onnx.is_in_onnx_export()
     if query.device.type != "cpu" or not (dropout or is_exported):
