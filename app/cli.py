@@ -350,6 +350,9 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
     with _opened(settings):
         pass
 
+    # A call's few texts are tokenized in less time than it takes to hand them to another thread.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
     import uvicorn
 
     from app.main import create_app

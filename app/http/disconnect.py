@@ -15,13 +15,14 @@ class ClientLeftError(Exception):
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """What the work gives; it is cancelled when the client leaves. The request's body must have been read."""
-    working = asyncio.ensure_future(work)
+    working = asyncio.current_task()
+    assert working is not None
     watching = asyncio.ensure_future(_client_leaves(request))
-    watching.add_done_callback(lambda _: working.cancel())
+    watching.add_done_callback(lambda done: None if done.cancelled() else working.cancel())
     try:
-        return await working
+        return await work
     except asyncio.CancelledError:
-        if watching.done():
+        if watching.done() and not working.uncancel():
             raise ClientLeftError from None
         raise
     finally:

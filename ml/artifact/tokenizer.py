@@ -17,5 +17,7 @@ def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Encoding]:
-    """One encoding a text, or a pair of texts."""
-    return list(tokenizer.encode_batch(list(texts)))
+    """One encoding a text, or a pair of texts. It says nothing about where in the text a token stands: that takes a
+    fifth of the time.
+    """
+    return list(tokenizer.encode_batch_fast(list(texts)))
