@@ -47,7 +47,8 @@ class Reference:
         def answer(texts: list[str]) -> Probabilities:
             logits = self._served.run(texts)
             odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return odds / odds.sum(axis=1, keepdims=True)
+            made: Probabilities = odds / odds.sum(axis=1, keepdims=True)
+            return made
 
         return self._answers("alone", kind, numbers, 1, answer)
 

@@ -163,7 +163,8 @@ def drive_rate(server: Server, kind: str, *, first: int, rate: float, seconds: f
     A request's time counts from when it is written. How late that is, which this machine's load decides and not how
     many requests are out, is told beside it.
     """
-    return uvloop.run(_drive_rate(server, kind, first, rate, seconds))
+    load: Load = uvloop.run(_drive_rate(server, kind, first, rate, seconds))
+    return load
 
 
 async def _drive_rate(server: Server, kind: str, first: int, rate: float, seconds: float) -> Load:

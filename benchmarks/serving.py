@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 
 from benchmarks.answers import Reference, ServedFile, judge
 from benchmarks.data import read_rows, write_parts
@@ -116,7 +117,7 @@ def _train(folder: Path) -> Body:
     """Through the service, as a user does. The model's body."""
     draw = random.Random(17)
     rows = {part: [(row["text"], row["label"]) for row in read_rows("sst2", part)] for part in ("train", "dev", "test")}
-    parts = {
+    parts: dict[str, Iterable[tuple[str, Any]]] = {
         "train": draw.sample(rows["train"], TRAIN_ROWS),
         "validation": draw.sample(rows["dev"], VALIDATION_ROWS),
         "test": draw.sample(rows["test"], TEST_ROWS),
@@ -217,6 +218,26 @@ class Fleet:
             server.close()
 
 
+class Busy:
+    """What the machine's processors did since this was made."""
+
+    def __init__(self) -> None:
+        self._since = self._now()
+
+    def others_share(self, server_seconds: float) -> float:
+        """The part of the processors that went to programs which have no part in the benchmark."""
+        busy, whole, own = (now - then for now, then in zip(self._now(), self._since, strict=True))
+        return max(0.0, busy - own - server_seconds) / whole
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds of all processors at work, of all, and of this process with wrk."""
+        times = psutil.cpu_times()
+        whole = sum(times) - times.guest - times.guest_nice  # which user and nice hold already
+        own = sum(os.times()[:4])
+        return whole - times.idle - times.iowait, whole, own
+
+
 def measure_server(server: Server, cell: Cell, asked: Body, reference: Reference) -> Body:
     """One load on one server."""
 
@@ -235,10 +256,11 @@ def measure_server(server: Server, cell: Cell, asked: Body, reference: Reference
             )
 
     drive(WARM_UP_TEXTS, WARM_UP_SECONDS)
-    server.wait_for(server.answers)  # some work on for clients that have left; this one comes after them
-    before = server.cpu()
+    server.drain()
+    busy, before = Busy(), server.cpu()
     load = drive(asked["first"], asked["seconds"])
     after = server.cpu()
+    others = busy.others_share(sum(after.values()) - sum(before.values()))
     memory = server.memory()
     server.stop()  # before torch answers the same texts
     judged = judge(load, server.kind, reference, cell.kind, cell.texts)
@@ -249,6 +271,7 @@ def measure_server(server: Server, cell: Cell, asked: Body, reference: Reference
         "p50_ms": load.p50_ms,
         "p99_ms": load.p99_ms,
         "late_ms": load.late_ms,
+        "others_share": others,
         **judged,
         **memory,
         "cpu_ms_per_text": {name: each for name, each in cpu.items() if each > 0.01},
@@ -264,13 +287,17 @@ def measure_raw(model: Model, cell: Cell, asked: Body) -> Body:
     random.Random(17).shuffle(batches)  # whenever the time is over, short and long ones were as many
     for feeds in batches[:8]:
         served.session.run(None, feeds)
-    done, begun = 0, time.perf_counter()
+    done, begun, busy = 0, time.perf_counter(), Busy()
     for feeds in itertools.cycle(batches):
         served.session.run(None, feeds)
         done += RAW_BATCH
         if (seconds := time.perf_counter() - begun) > asked["seconds"]:
             break
-    return {"texts_per_second": done / seconds, "tokens": statistics.mean(map(len, encodings))}
+    return {
+        "texts_per_second": done / seconds,
+        "tokens": statistics.mean(map(len, encodings)),
+        "others_share": busy.others_share(0.0),
+    }
 
 
 def measure_start(fleet: Fleet, model: Model) -> Body:
@@ -406,19 +433,21 @@ COLUMNS = (
     "mean move",
     "PSS MB",
     "CPU ms a text",
+    "others' CPU",
 )
 
 
 def _row(server: str, run: Body) -> list[str]:
+    others = f"{run['others_share']:.0%}"
     if server == RAW:
-        return [server, f"{rate(run):.0f}"]
+        return [server, f"{rate(run):.0f}", *[""] * (len(COLUMNS) - 3), others]
     row = [server, f"{rate(run):.0f}", f"{run['p50_ms']:.1f}", f"{run['p99_ms']:.1f}", str(run["failed"])]
     if run["answers"]:
         shares = (f"{run[name]:.1%}" for name in ("off_torch_share", "changed_share"))
         row += [str(run["wrong"]), str(run["answers"]), *shares, f"{run['mean_move']:.1g}"]
     else:
         row += ["", "0", "", "", ""]
-    return [*row, f"{run['pss_bytes'] / 1e6:.0f}", f"{sum(run['cpu_ms_per_text'].values()):.2f}"]
+    return [*row, f"{run['pss_bytes'] / 1e6:.0f}", f"{sum(run['cpu_ms_per_text'].values()):.2f}", others]
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
