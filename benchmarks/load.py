@@ -213,5 +213,7 @@ async def _drive_rate(server: Server, kind: str, first: int, rate: float, second
     took = time.perf_counter() - begun
     for connection in idle:
         connection.transport.close()
-    p50, p99 = (float(1000 * np.quantile(taken, share)) for share in (0.5, 0.99))
-    return Load(took, p50, p99, broken, replies, float(1000 * np.quantile(late, 0.99)))
+    if not taken:
+        return Load(took, 0.0, 0.0, broken, replies)
+    p50, p99, late_ms = (float(1000 * np.quantile(*each)) for each in ((taken, 0.5), (taken, 0.99), (late, 0.99)))
+    return Load(took, p50, p99, broken, replies, late_ms)

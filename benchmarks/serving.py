@@ -364,9 +364,9 @@ def measure_all(model: Model, fleet: Fleet, kinds: Sequence[Kind], rounds: int, 
             for kind in kinds:
                 its = {**asked, "way": kind.name}
                 if not cell.clients:
-                    if kind.name not in cells[HALF_OF]:
+                    its["rate"] = rate(cells[HALF_OF].get(kind.name, {"texts_per_second": 0.0})) / 2
+                    if not its["rate"]:
                         continue
-                    its["rate"] = cells[HALF_OF][kind.name]["texts_per_second"] / 2
 
                 def make(kind: Kind = kind, its: Body = its, cell: Cell = cell) -> Body | None:
                     server = fleet.at_work(kind)
