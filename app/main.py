@@ -62,7 +62,7 @@ def build_services(settings: Settings) -> Services:
         models=models,
         predictions=PredictionService(
             models,
-            cache_size=settings.model_cache_size,
+            cache_bytes=settings.model_cache_bytes,
             threads=settings.inference_threads,
             max_waiting_texts=settings.max_waiting_texts,
         ),

@@ -27,9 +27,9 @@ SMALL_CHARACTERS = 2_000
 class PredictionService:
     """Answers texts."""
 
-    def __init__(self, models: ModelService, *, cache_size: int, threads: int, max_waiting_texts: int) -> None:
+    def __init__(self, models: ModelService, *, cache_bytes: int, threads: int, max_waiting_texts: int) -> None:
         self._models = models
-        self._cache = ModelCache(cache_size, threads)
+        self._cache = ModelCache(cache_bytes, threads)
         self._known: dict[tuple[str, str], float] = {}
         self._scheduler = Scheduler(max_waiting_texts)
 
