@@ -84,6 +84,11 @@ class Settings(BaseSettings):
         description="Memory of the models the API keeps loaded, a shared encoder counted once; those not used longest "
         "go first. The newest stays even if it alone is larger.",
     )
+    preload: list[str] = Field(
+        default_factory=list,
+        description="Models loaded before /readyz says that a process is ready, ids or aliases, as JSON: "
+        '["production"].',
+    )
     max_waiting_texts: int = Field(
         2048,
         ge=MAX_TEXTS,

@@ -292,6 +292,7 @@ class AppHouse:
     def close(self) -> None:
         """Let go of threads and connections."""
         self.services.predictions.close()
+        self.services.served.close()
         self.database.close()
 
 

@@ -35,6 +35,7 @@ TAGS = [
     {"name": "base models", "description": "The encoders a job may start from."},
     {"name": "jobs", "description": "Model + loss + training, queued, watched, cancelled; a checkpoint published."},
     {"name": "models", "description": "What a finished job leaves behind."},
+    {"name": "aliases", "description": "Names that stand for a model, and are pointed at another without a pause."},
     {"name": "predictions", "description": "Texts in, labels and probabilities out."},
     {"name": "health", "description": "For load balancers and supervisors; no key needed."},
 ]
