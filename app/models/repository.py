@@ -27,13 +27,16 @@ def resolve(session: Session, project_id: str, name: str) -> ModelRow | None:
 def ids_of(session: Session, names: Collection[Name]) -> dict[Name, str]:
     """The ids of the models that names stand for; names that stand for none are left out."""
     found: dict[Name, str] = {}
-    distinct = list({name for _, name in names})
-    for start in range(0, len(distinct), _NAMES_AT_ONCE):
-        some = distinct[start : start + _NAMES_AT_ONCE]
-        ids = select(ModelRow.project_id, ModelRow.id, ModelRow.id).where(ModelRow.id.in_(some))
-        aliases = select(AliasRow.project_id, AliasRow.name, AliasRow.model_id).where(AliasRow.name.in_(some))
-        for query in (ids, aliases):
-            found |= {(project_id, name): model_id for project_id, name, model_id in session.execute(query)}
+    distinct = {name for _, name in names}
+    ids = [name for name in distinct if name.startswith(ID_PREFIX)]
+    aliases = list(distinct.difference(ids))
+    for start in range(0, len(ids), _NAMES_AT_ONCE):
+        query = select(ModelRow.project_id, ModelRow.id).where(ModelRow.id.in_(ids[start : start + _NAMES_AT_ONCE]))
+        found |= {(project_id, model_id): model_id for project_id, model_id in session.execute(query)}
+    for start in range(0, len(aliases), _NAMES_AT_ONCE):
+        some = aliases[start : start + _NAMES_AT_ONCE]
+        named = select(AliasRow.project_id, AliasRow.name, AliasRow.model_id).where(AliasRow.name.in_(some))
+        found |= {(project_id, name): model_id for project_id, name, model_id in session.execute(named)}
     return {name: found[name] for name in names if name in found}
 
 

@@ -28,7 +28,7 @@ class PredictionRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {"model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718", "input": "Where is my parcel?"},
-                {"model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718", "input": ["Where is my parcel?", "I want a refund."]},
+                {"model": "production", "input": ["Where is my parcel?", "I want a refund."]},
             ]
         },
     )

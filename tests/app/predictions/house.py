@@ -1,17 +1,12 @@
 """The application with one trained model, of which copies are soon made."""
 
-import json
-import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
-from app.db.tables import ModelRow
-from app.ids import new_id
 from app.jobs import repository
 from ml.artifact.description import DESCRIPTION
-from ml.artifact.manifest import MANIFEST, publish_folder
-from tests.service import AppHouse, error_of, submit, tickets, tiny_base, tiny_spec, upload
+from tests.service import AppHouse, copy_model, error_of, submit, tickets, tiny_base, tiny_spec, upload
 from workers.runner import Runner
 from workers.spares import Spares
 
@@ -35,30 +30,8 @@ class House(AppHouse):
         Runner(self.database, self.services.models._store, self.settings, spares).run(claim, {}, threading.Event())
 
     def copy_model(self, *, is_turned: bool = False) -> str:
-        """Another model with the same files under another key. is_turned: its labels stand in the other order."""
-        store, model_id = self.services.models._store, new_id("mdl")
-        with self.database.write() as session:
-            row = session.get_one(ModelRow, self.model)
-            folder = store.local_path(row.folder)
-            if is_turned:
-                folder = self._turn(folder)
-            store.put_folder(folder, f"copies/{model_id}")
-            columns = {column.key: getattr(row, column.key) for column in ModelRow.__mapper__.column_attrs}
-            other = {"id": model_id, "job_id": new_id("job"), "folder": f"copies/{model_id}"}
-            session.add(ModelRow(**{**columns, **other}))
-        return model_id
-
-    def _turn(self, folder: Path) -> Path:
-        turned = self.settings.home / "turned"
-        if not turned.exists():
-            with publish_folder(turned, "artifact", {}) as copy:
-                for file in folder.iterdir():
-                    shutil.copy(file, copy)
-                (copy / MANIFEST).unlink()
-                description = json.loads((copy / DESCRIPTION).read_text())
-                description["task"]["labels"].reverse()
-                (copy / DESCRIPTION).write_text(json.dumps(description))
-        return turned
+        """See `tests.service.copy_model`."""
+        return copy_model(self.database, self.services.models._store, self.model, is_turned=is_turned)
 
     def spoil(self, model_id: str) -> None:
         """Make a copy of a model unfit to be served."""

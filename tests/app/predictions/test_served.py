@@ -23,9 +23,9 @@ from app.predictions import served
 from app.predictions.served import ServedModels
 from ml.inference.cache import ModelCache
 from tests.app.predictions.house import House
+from tests.callers import TEXT, Callers
 from tests.service import AppHouse, error_of, wait_until
 
-TEXT = "where is my parcel"
 # What is changed in one process is seen by another within this time (issue: 2 s), and what loading a model takes.
 SEEN_SECONDS = 2.5
 
@@ -96,46 +96,8 @@ def slow_loads(monkeypatch: pytest.MonkeyPatch, model: str) -> Iterator[threadin
 # -------------------------------------------------------------------------------------------------------- while asked
 
 
-class Callers:
-    """Eight callers who ask without a pause, and hold each answer against the version that it says it comes from."""
-
-    def __init__(self, house: House, name: str, versions: dict[str, str]) -> None:
-        """versions: the label that each model gives the text."""
-        self.answers: list[str] = []  # the model of each, or the code of a refusal
-        self.wrong: list[str] = []
-        self._house, self._name, self._versions = house, name, versions
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(8)]
-
-    def __enter__(self) -> "Callers":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def wait_for(self, outcome: str, times: int = 20) -> None:
-        """Until so many more calls ended so."""
-        have = self.answers.count(outcome)
-        wait_until(lambda: self.answers.count(outcome) >= have + times, 30, lambda: str(self.answers[-20:]))
-
-    def _ask(self) -> None:
-        client = self._house.client_with(self._house.secret)
-        while not self._over.is_set():
-            reply = client.post("/v1/predictions", json={"model": self._name, "input": [TEXT] * 3})
-            body = reply.json()
-            if reply.status_code == 200:
-                labels = {result["label"] for result in body["results"]}
-                if labels != {self._versions[body["model"]]}:
-                    self.wrong.append(reply.text)
-                self.answers.append(body["model"])
-            elif reply.status_code == 404:
-                self.answers.append(body["error"]["code"])
-            else:
-                self.wrong.append(f"{reply.status_code} {reply.text}")
+def connect(house: House) -> Callable[[], TestClient]:
+    return lambda: house.client_with(house.secret)
 
 
 def label_by(house: House, model: str) -> str:
@@ -148,27 +110,27 @@ def test_an_alias_swapped_under_load_answers_wholly_by_one_version_or_the_other(
     versions = {model: label_by(house, model) for model in (house.model, turned)}
     assert len(set(versions.values())) == 2
     point(house, name, house.model)
-    with Callers(house, name, versions) as callers:
+    with Callers(connect(house), name, versions) as callers:
         for _ in range(5):
             for model in (turned, house.model):
                 point(house, name, model)
                 callers.wait_for(model)
     assert callers.wrong == []
-    assert set(callers.answers) == set(versions)
+    assert set(callers.outcomes) == set(versions)
 
 
 def test_a_model_deleted_under_load_answers_as_before_and_then_never_again(house: House) -> None:
     for _ in range(3):
         doomed = house.copy_model(is_turned=True)
-        with Callers(house, doomed, {doomed: label_by(house, doomed)}) as callers:
+        with Callers(connect(house), doomed, {doomed: label_by(house, doomed)}) as callers:
             callers.wait_for(doomed)
             assert house.client.delete(f"/v1/models/{doomed}").status_code == 204
-            deleted_at = len(callers.answers)
+            deleted_at = len(callers.outcomes)
             callers.wait_for("model_not_found")
         assert callers.wrong == []
         # Calls that were under way when the deletion was answered may still end.
-        assert callers.answers[deleted_at:].count(doomed) <= 8
-        assert callers.answers[-1] == "model_not_found"
+        assert callers.outcomes[deleted_at:].count(doomed) <= 8
+        assert callers.outcomes[-1] == "model_not_found"
 
 
 def test_a_model_deleted_while_it_is_loaded_is_not_found(
