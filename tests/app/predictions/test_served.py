@@ -133,16 +133,36 @@ def test_a_model_deleted_under_load_answers_as_before_and_then_never_again(house
         assert callers.outcomes[-1] == "model_not_found"
 
 
+@pytest.mark.parametrize("is_elsewhere", [False, True])
 def test_a_model_deleted_while_it_is_loaded_is_not_found(
-    house: House, monkeypatch: pytest.MonkeyPatch, replica: Replica
+    house: House, monkeypatch: pytest.MonkeyPatch, replica: Replica, is_elsewhere: bool
 ) -> None:
     model = house.copy_model()
+    client = replica.client if is_elsewhere else house.client
     with ThreadPoolExecutor(1) as pool:
         with slow_loads(monkeypatch, model) as has_begun:
-            asked = pool.submit(replica.ask, model)
+            asked = pool.submit(replica.ask, model, client)
             assert has_begun.wait(10)
             assert house.client.delete(f"/v1/models/{model}").status_code == 204
-        assert asked.result() == (404, "model_not_found")
+        assert asked.result() == replica.ask(model, client) == (404, "model_not_found")
+
+
+def test_a_model_deleted_between_its_load_and_its_answer_is_not_remembered(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = house.copy_model()
+    load = ModelCache._load
+
+    def load_and_forget(cache: ModelCache, artifact: Path, runtime: Path) -> Any:
+        loaded = load(cache, artifact, runtime)
+        if artifact.name == model:
+            assert house.client.delete(f"/v1/models/{model}").status_code == 204
+        return loaded
+
+    monkeypatch.setattr(ModelCache, "_load", load_and_forget)
+    house.predict(TEXT, model)  # it was there when it was asked for
+    assert house.refuse(404, model=model, input=TEXT)["code"] == "model_not_found"
+    assert model not in house.services.served._cache
 
 
 def test_callers_of_a_model_that_loads_hold_up_no_caller_of_another(
