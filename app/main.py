@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from app.aliases.routes import router as alias_routes
+from app.aliases.service import AliasService
 from app.base_models.routes import router as base_model_routes
 from app.base_models.service import BaseModelService
 from app.datasets.routes import router as dataset_routes
@@ -27,12 +29,14 @@ from app.models.routes import router as model_routes
 from app.models.service import ModelService
 from app.periodic import Periodic
 from app.predictions.routes import router as prediction_routes
+from app.predictions.served import ServedModels, Watch
 from app.predictions.service import PredictionService
 from app.queue import JobQueue
 from app.retention import Retention, Sweeper
 from app.settings import Settings
 from app.storage import FileStore
 from ml.cores import usable_cores
+from ml.inference.cache import ModelCache
 
 
 def build_services(settings: Settings) -> Services:
@@ -42,6 +46,8 @@ def build_services(settings: Settings) -> Services:
     base_models = BaseModelService(settings.base_models)
     datasets = DatasetService(database, store, settings)
     models = ModelService(database, store, settings.scratch)
+    threads = settings.inference_threads or usable_cores()
+    served = ServedModels(models, ModelCache(settings.model_cache_bytes, threads), settings.preload)
     queue = JobQueue(settings.broker_url)
     return Services(
         settings=settings,
@@ -61,22 +67,19 @@ def build_services(settings: Settings) -> Services:
             trainer_memory_bytes=settings.trainer_memory_bytes,
         ),
         models=models,
-        predictions=PredictionService(
-            models,
-            cache_size=settings.model_cache_size,
-            threads=settings.inference_threads or usable_cores(),
-            max_waiting_texts=settings.max_waiting_texts,
-        ),
+        served=served,
+        aliases=AliasService(database, models, base_models, served),
+        predictions=PredictionService(served, threads=threads, max_waiting_texts=settings.max_waiting_texts),
     )
 
 
 def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     """The web application. role: api for everything, inference for predictions alone."""
     services = build_services(settings)
-    rounds: list[Periodic] = []
+    rounds: list[Periodic] = [Watch(services.served)]
     if role == "api":
         retention = Retention(services.database, services.store, settings)
-        rounds = [
+        rounds += [
             Reconciler(services.database, services.queue, settings),
             Sweeper(retention, settings.home.resolve()),
         ]
@@ -94,6 +97,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         for one in rounds:
             one.stop()
         services.predictions.close()
+        services.served.close()
         services.database.close()
 
     app = FastAPI(
@@ -120,4 +124,5 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         app.include_router(job_routes)
         app.include_router(comparison_routes)
         app.include_router(model_routes)
+        app.include_router(alias_routes)
     return app

@@ -78,7 +78,17 @@ class Settings(BaseSettings):
     )
     trainer_nice: int = Field(10, ge=0, le=19, description="How far a trainer on shared cores steps back (nice).")
 
-    model_cache_size: int = Field(16, ge=1, description="Models the API keeps loaded.")
+    model_cache_bytes: int = Field(
+        2_000_000_000,
+        ge=0,
+        description="Memory of the models the API keeps loaded, a shared encoder counted once; those not used longest "
+        "go first. The newest stays even if it alone is larger.",
+    )
+    preload: list[str] = Field(
+        default_factory=list,
+        description="Models loaded before /readyz says that a process is ready, ids or aliases, as JSON: "
+        '["production"].',
+    )
     max_waiting_texts: int = Field(
         2048,
         ge=MAX_TEXTS,

@@ -26,13 +26,17 @@ import psutil  # type: ignore[import-untyped]
 from fastapi.testclient import TestClient
 
 from app.db.migrate import upgrade
-from app.db.tables import KeyRow, ProjectRow
+from app.db.session import Database
+from app.db.tables import KeyRow, ModelRow, ProjectRow
 from app.http.services import Services
 from app.ids import new_id
 from app.keys.service import new_secret
 from app.main import create_app
 from app.settings import Settings
+from app.storage import FileStore
 from app.supervisor import PARENT_PID_VARIABLE
+from ml.artifact.description import DESCRIPTION
+from ml.artifact.manifest import MANIFEST, publish_folder
 from tests.conftest import wait_until_gone
 from tests.tiny_base import MAX_LENGTH, learnable_rows
 
@@ -137,6 +141,11 @@ class RunningService:
         self.url = program.wait_for(r"Listening on (http://\S+)")
         wait_until(self._is_ready, PATIENCE_SECONDS, program.said)
         return program
+
+    def start_inference(self) -> tuple[Program, str]:
+        """A replica that answers predictions alone, and its URL."""
+        program = self._start("inference")
+        return program, program.wait_for(r"Listening on (http://\S+)")
 
     def start_worker(self, **settings: object) -> Program:
         """A worker with settings of its own, ready to claim. The command becomes `python -m workers`."""
@@ -292,6 +301,7 @@ class AppHouse:
     def close(self) -> None:
         """Let go of threads and connections."""
         self.services.predictions.close()
+        self.services.served.close()
         self.database.close()
 
 
@@ -306,6 +316,35 @@ def error_of(reply: Any) -> dict[str, Any]:
     assert error["type"]
     assert error["code"]
     return error
+
+
+def copy_model(database: Database, store: FileStore, model: str, *, is_turned: bool = False) -> str:
+    """Another model with the same files under another key. is_turned: each of its labels is in the next one's place,
+    so that it answers every text otherwise.
+    """
+    model_id = new_id("mdl")
+    with database.write() as session, tempfile.TemporaryDirectory() as scratch:
+        row = session.get_one(ModelRow, model)
+        folder = store.local_path(row.folder)
+        if is_turned:
+            folder = _turn_labels(folder, Path(scratch) / "artifact")
+        store.put_folder(folder, f"copies/{model_id}")
+        columns = {column.key: getattr(row, column.key) for column in ModelRow.__mapper__.column_attrs}
+        other = {"id": model_id, "job_id": new_id("job"), "folder": f"copies/{model_id}"}
+        session.add(ModelRow(**{**columns, **other}))
+    return model_id
+
+
+def _turn_labels(source: Path, target: Path) -> Path:
+    with publish_folder(target, "artifact", {}) as folder:
+        for file in source.iterdir():
+            if file.name != MANIFEST:
+                shutil.copy(file, folder)
+        description = json.loads((folder / DESCRIPTION).read_text())
+        labels = description["task"]["labels"]
+        description["task"]["labels"] = [*labels[1:], labels[0]]
+        (folder / DESCRIPTION).write_text(json.dumps(description))
+    return target
 
 
 # ------------------------------------------------------------------------------------------------------------- the work

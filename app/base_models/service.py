@@ -21,6 +21,10 @@ class BaseModelService:
             self._facts[name] = read_base_facts(name, find_base(name, self._registered))
         return self._facts[name]
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a base model has this name."""
+        return name in bundled_bases() | self._registered
+
     def list(self) -> list[BaseFacts]:
         """Every base model, by name."""
         return [self.get(name) for name in sorted(bundled_bases() | self._registered)]

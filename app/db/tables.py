@@ -5,7 +5,20 @@ It knows no query: those live in each resource's repository.
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Double, ForeignKey, Index, Integer, MetaData, String, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -193,4 +206,32 @@ class ModelRow(Base):
     description: Mapped[Json]  # minimand.json
     bytes: Mapped[int]
     extra: Mapped[Json] = mapped_column("metadata")
+    created_at: Mapped[float]
+
+
+class AliasRow(Base):
+    """A name of a project that stands for one of its models, which cannot be deleted meanwhile."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    created_at: Mapped[float]
+    changed_at: Mapped[float]
+
+
+class AliasChangeRow(Base):
+    """What an alias came to stand for, and by which key. It outlives the alias and the model."""
+
+    __tablename__ = "alias_changes"
+    __table_args__ = (Index("ix_alias_changes_name", "project_id", "name", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    model_id: Mapped[str | None]  # none: the alias was deleted
+    key_id: Mapped[str]
     created_at: Mapped[float]

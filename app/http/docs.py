@@ -19,7 +19,8 @@ Labelled text in, a served classifier out; and the **loss** is a typed, checked 
 3. **Watch** it: `GET /v1/jobs/{id}/events`, as pages or as a stream.
    `POST /v1/comparisons` trains several losses on the same split and seeds, or on the same folds, and says which differ
    by more than chance; or cross-validates one.
-4. **Predict** with the model it published: `POST /v1/predictions`.
+4. **Predict** with the model it published: `POST /v1/predictions`. `PUT /v1/aliases/{name}` gives it a name of yours,
+   which can be pointed at its successor while it is asked.
 
 Every call but the health checks needs `Authorization: Bearer KEY`. The first key stands in `admin.key` of the home
 folder; press **Authorize** to use it on this page. Every error has one shape,
@@ -35,6 +36,7 @@ TAGS = [
     {"name": "base models", "description": "The encoders a job may start from."},
     {"name": "jobs", "description": "Model + loss + training, queued, watched, cancelled; a checkpoint published."},
     {"name": "models", "description": "What a finished job leaves behind."},
+    {"name": "aliases", "description": "Names that stand for a model, and are pointed at another without a pause."},
     {"name": "predictions", "description": "Texts in, labels and probabilities out."},
     {"name": "health", "description": "For load balancers and supervisors; no key needed."},
 ]

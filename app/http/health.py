@@ -28,13 +28,16 @@ class Parts(BaseModel):
     storage: Literal["ok", "unreachable"] = Field(description="Whether a file can be written.")
     broker: Literal["ok", "unreachable", "none"] = Field(description="none: none is set; workers look by themselves.")
     worker: Literal["ok", "none", "unknown"] = Field(description="Whether one lives that takes new trainings.")
+    models: Literal["ok", "loading", "missing"] = Field(
+        description="Those of MINIMAND_PRELOAD. missing: one is not there, or cannot be served; the log says which."
+    )
     disk: Literal["ok", "low"] = Field(description="Space under this process's home, by MINIMAND_MIN_FREE_BYTES.")
 
 
 class Readiness(BaseModel):
-    """ok; degraded, where jobs wait or soon will; unwell, where requests fail."""
+    """ok; degraded, where something waits or soon will; starting, while models load; unwell, where requests fail."""
 
-    status: Literal["ok", "degraded", "unwell"]
+    status: Literal["ok", "degraded", "starting", "unwell"]
     parts: Parts
 
 
@@ -46,7 +49,7 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Can the process work?", responses={503: {"model": Readiness}})
 def readyz(services: Wired, response: Response) -> Readiness:
-    """503 while the database or the file store cannot be used.
+    """503 while the database or the file store cannot be used, and until the models to preload are loaded.
 
     Another part that is unwell makes the status `degraded`, with 200: without a broker a job waits for a worker's next
     look, without a worker until there is one.
@@ -57,12 +60,16 @@ def readyz(services: Wired, response: Response) -> Readiness:
         storage="ok" if services.store.is_writable() else "unreachable",
         broker=services.queue.health(),
         worker="unknown" if queues is None else "ok" if services.settings.training_queue in queues else "none",
+        models=services.served.preload,
         disk="ok" if _free_bytes(services.settings.home) >= services.settings.min_free_bytes else "low",
     )
     if "unreachable" in (parts.database, parts.storage):
         response.status_code = 503
         return Readiness(status="unwell", parts=parts)
-    is_well = parts.broker != "unreachable" and parts.worker == "ok" and parts.disk == "ok"
+    if parts.models == "loading":
+        response.status_code = 503
+        return Readiness(status="starting", parts=parts)
+    is_well = parts.broker != "unreachable" and (parts.worker, parts.models, parts.disk) == ("ok", "ok", "ok")
     return Readiness(status="ok" if is_well else "degraded", parts=parts)
 
 

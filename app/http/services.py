@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 if TYPE_CHECKING:
+    from app.aliases.service import AliasService
     from app.base_models.service import BaseModelService
     from app.datasets.service import DatasetService
     from app.db.session import Database
     from app.jobs.service import JobService
     from app.keys.service import KeyService
     from app.models.service import ModelService
+    from app.predictions.served import ServedModels
     from app.predictions.service import PredictionService
     from app.queue import JobQueue
     from app.settings import Settings
@@ -31,6 +33,8 @@ class Services:
     datasets: "DatasetService"
     jobs: "JobService"
     models: "ModelService"
+    served: "ServedModels"
+    aliases: "AliasService"
     predictions: "PredictionService"
 
 

@@ -22,7 +22,7 @@ from app.jobs import repository
 from app.jobs.estimate import check_memory, estimate
 from app.jobs.repository import status_event
 from app.jobs.schemas import JobValidation
-from app.jobs.setups import models_of
+from app.jobs.setups import AnySetup, models_of, teachers_in, with_model
 from app.jobs.states import ENDED, SHORT_KINDS, SHORT_QUEUE, shown_status
 from app.keys.service import Caller
 from app.models import repository as models
@@ -70,6 +70,7 @@ class JobService:
         with self._database.read() as session:
             if (earlier := find_created(session, JobRow, idempotency)) is not None:
                 return earlier
+        spec = self._with_ids(caller, spec)
         row = self._new_row(caller, kind, *self._fill_in(caller, spec))
 
         def insert(session: Session) -> JobRow:
@@ -132,6 +133,7 @@ class JobService:
 
     def validate(self, caller: Caller, spec: JobSpec) -> JobValidation:
         """What a spec would become, without queueing anything. Raises SpecError."""
+        spec = self._with_ids(caller, spec)
         resolved = self._resolve(caller, spec)
         assert resolved.spec.loss is not None, "a resolved spec has a loss"
         dataset = self._datasets.get_row(caller.project_id, spec.dataset)
@@ -221,6 +223,15 @@ class JobService:
         with self._database.read() as session:
             self._find(session, project_id, job_id)
             return repository.list_checkpoints(session, job_id, page)
+
+    def _with_ids(self, caller: Caller, spec: AnySetup) -> AnySetup:
+        """The spec with ids in the place of aliases: what an alias stands for later changes nothing of a job."""
+        names = teachers_in(spec) if spec.model in self._base_models else {"/model": spec.model, **teachers_in(spec)}
+        ids = self._models.ids_of({(caller.project_id, name) for name in names.values()})
+        for pointer, name in names.items():
+            if (model_id := ids.get((caller.project_id, name))) is not None:
+                spec = with_model(spec, pointer, model_id)
+        return spec
 
     def _fill_in(self, caller: Caller, spec: JobSpec | Comparison) -> tuple[Setup, Sequence[str]]:
         """The spec with nothing left open, and warnings. Raises SpecError."""

@@ -1,9 +1,14 @@
 """What a job was asked to do, read back from its row, and which models of its project that takes. It knows no SQL."""
 
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
 from app.db.tables import JobRow
 from ml.specs.comparison import Comparison
 from ml.specs.job import JobSpec
 from ml.specs.losses.composition import teachers_of
+
+AnySetup = TypeVar("AnySetup", bound=JobSpec | Comparison)
 
 
 def setup_of(job: JobRow) -> JobSpec | Comparison:
@@ -26,3 +31,19 @@ def models_of(setup: JobSpec | Comparison) -> dict[str, str]:
     """Ids of the models of the project that a job needs, by JSON pointer: its teachers, and the one it starts from."""
     start = {"/model": setup.model} if setup.model.startswith("mdl_") else {}
     return start | teachers_in(setup)
+
+
+def with_model(setup: AnySetup, pointer: str, model_id: str) -> AnySetup:
+    """The same with another model at a JSON pointer of `models_of`."""
+    replaced: AnySetup = _replace(setup, pointer.split("/")[1:], model_id)
+    return replaced
+
+
+def _replace(node: Any, path: Sequence[str], value: str) -> Any:
+    if not path:
+        return value
+    step, *rest = path
+    if isinstance(node, list | tuple):
+        place = int(step)
+        return type(node)((*node[:place], _replace(node[place], rest, value), *node[place + 1 :]))
+    return node.model_copy(update={step: _replace(getattr(node, step), rest, value)})

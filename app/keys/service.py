@@ -46,7 +46,7 @@ class KeyService:
         """The caller behind a secret; AuthenticationError when no live key has it."""
         if caller := self.recall(secret):
             return caller
-        digest = _digest(secret)
+        digest, asked = _digest(secret), time.monotonic()
         with self._database.read() as session:
             row = repository.find_by_secret(session, digest)
         if row is None:
@@ -58,7 +58,7 @@ class KeyService:
         with self._lock:
             if len(self._remembered) >= _REMEMBERED_KEYS:
                 self._remembered.clear()
-            self._remembered[digest] = (time.monotonic() + MEMORY_SECONDS, caller)
+            self._remembered[digest] = (asked + MEMORY_SECONDS, caller)
         return caller
 
     def recall(self, secret: str) -> Caller | None:

@@ -52,10 +52,12 @@ def download_model(model_id: str, caller: Authenticated, services: Wired, backgr
     "/{model_id}",
     status_code=204,
     summary="Delete a model",
-    responses={409: {"model": ErrorBody, "description": "A live job uses it"}},
+    responses={409: {"model": ErrorBody, "description": "A live job uses it, or an alias stands for it"}},
 )
 def delete_model(model_id: str, caller: Authenticated, services: Wired) -> Response:
-    """The model and its files are gone; its job and dataset stay. 409 while a live job starts or learns from it."""
+    """The model and its files are gone; its job and dataset stay. 409 while a live job starts or learns from it,
+    or an alias stands for it.
+    """
     services.models.delete(caller.project_id, model_id)
-    services.predictions.forget(model_id)
+    services.served.forget(model_id)
     return Response(status_code=204)

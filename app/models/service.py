@@ -2,16 +2,18 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from app.aliases import repository as aliases
 from app.db.session import Database
 from app.db.tables import ModelRow
-from app.errors import InUseError, NotFoundError
+from app.errors import ConflictError, InUseError, NotFoundError
 from app.http.pagination import PageRequest
 from app.jobs import repository as jobs
 from app.models import repository
 from app.models.download import assemble
+from app.models.repository import Name
 from app.storage import FileStore
 
 
@@ -23,10 +25,25 @@ class ModelService:
         self._store = store
         self._scratch = scratch
 
-    def get_row(self, project_id: str, model_id: str) -> ModelRow:
-        """A project's model. Raises NotFoundError."""
+    def get_row(self, project_id: str, name: str) -> ModelRow:
+        """A project's model, by its id or an alias. Raises NotFoundError."""
         with self._database.read() as session:
-            return _found(repository.find(session, project_id, model_id), model_id)
+            row = repository.resolve(session, project_id, name)
+        if row is None:
+            raise not_found(name)
+        return row
+
+    def ids_of(self, names: Collection[Name]) -> dict[Name, str]:
+        """See the repository; without names it asks nothing."""
+        if not names:
+            return {}
+        with self._database.read() as session:
+            return repository.ids_of(session, names)
+
+    def find_everywhere(self, name: str) -> list[tuple[str, str]]:
+        """The project and the id of every model with this id or alias, in whatever project: for the operator."""
+        with self._database.read() as session:
+            return repository.find_everywhere(session, name)
 
     def list_page(self, project_id: str, page: PageRequest, metadata: Mapping[str, str]) -> tuple[list[ModelRow], bool]:
         """One page of a project's models."""
@@ -34,12 +51,20 @@ class ModelService:
             return repository.list_models(session, project_id, page, metadata)
 
     def delete(self, project_id: str, model_id: str) -> None:
-        """Forget a model that no live job needs, then its files. Raises NotFoundError and InUseError.
+        """Forget a model that no live job and no alias needs, then its files. Raises NotFoundError and ConflictError.
 
         The row goes first: a model that is listed can be served. A shared encoder is left to the sweep.
         """
         with self._database.write() as session:
-            row = _found(repository.find_for_update(session, project_id, model_id), model_id)
+            row = repository.find_for_update(session, project_id, model_id)
+            if row is None:
+                raise not_found(model_id)
+            if names := aliases.names_of(session, model_id):
+                raise ConflictError(
+                    f"The model '{model_id}' is what the alias {', '.join(map(repr, names))} stands for. Point it at "
+                    "another model, or delete it, first.",
+                    code="model_in_use",
+                )
             if users := jobs.live_with_model(session, project_id, model_id):
                 raise InUseError("model", model_id, users)
             session.delete(row)
@@ -60,11 +85,11 @@ class ModelService:
             raise
 
 
-def _found(row: ModelRow | None, model_id: str) -> ModelRow:
-    if row is None:
-        hint = " That is a job's id: its model_id names the model." if model_id.startswith("job_") else ""
-        raise NotFoundError(f"There is no model '{model_id}'.{hint}", code="model_not_found", param="/model")
-    return row
+def not_found(name: str) -> NotFoundError:
+    """There is no such model, nor an alias of this name."""
+    hint = " That is a job's id: its model_id names the model." if name.startswith("job_") else ""
+    kind = "model" if name.startswith(repository.ID_PREFIX) else "model or alias"
+    return NotFoundError(f"There is no {kind} '{name}'.{hint}", code="model_not_found", param="/model")
 
 
 def folders_of(store: FileStore, row: ModelRow) -> tuple[Path, Path]:

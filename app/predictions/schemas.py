@@ -28,12 +28,12 @@ class PredictionRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {"model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718", "input": "Where is my parcel?"},
-                {"model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718", "input": ["Where is my parcel?", "I want a refund."]},
+                {"model": "production", "input": ["Where is my parcel?", "I want a refund."]},
             ]
         },
     )
 
-    model: str = Field(min_length=1, max_length=200, description="A model's id.")
+    model: str = Field(min_length=1, max_length=200, description="A model's id, or an alias.")
     input: TextInput | TextPair | list[TextInput | TextPair] = Field(
         description=f"One text, one pair, or a list of up to {MAX_TEXTS} of them."
     )
@@ -76,6 +76,6 @@ class Prediction(BaseModel):
 
     id: str = Field(examples=["pred_019a8f3c2b7e5f0a1b2c3d4e5f60718"])
     object: Literal["prediction"] = "prediction"
-    model: str
+    model: str = Field(description="Id of the model that answered, also where an alias was asked.")
     results: list[LabelResult | LabelsResult | ValueResult]
     timings_ms: Timings

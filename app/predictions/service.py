@@ -1,4 +1,4 @@
-"""Predictions: find the model, tokenize, hand the rows to the scheduler, decode its outputs. It knows no HTTP."""
+"""Predictions: tokenize, hand the rows to the scheduler, decode its outputs. It knows no HTTP."""
 
 import asyncio
 import math
@@ -10,16 +10,11 @@ from typing import Any
 from app.errors import InvalidInputError, TooManyRequestsError, UnavailableError
 from app.ids import new_id
 from app.keys.service import Caller
-from app.models.service import ModelService
 from app.predictions.schemas import MAX_TEXTS, PredictionRequest, TextPair
-from ml.artifact.manifest import DamagedFolderError
+from app.predictions.served import ServedModels
 from ml.artifact.tokenizer import Text
-from ml.inference.cache import ModelCache
-from ml.inference.classifier import OnnxClassifier, WrongAnswersError
 from ml.inference.scheduler import ClosedError, FullError, Scheduler
 
-# A row is asked for again after this time, so that a model deleted elsewhere stops answering here.
-MEMORY_SECONDS = 2.0
 # Texts that are together no longer are tokenized in less than a millisecond.
 SMALL_CHARACTERS = 2_000
 
@@ -27,16 +22,16 @@ SMALL_CHARACTERS = 2_000
 class PredictionService:
     """Answers texts."""
 
-    def __init__(self, models: ModelService, *, cache_size: int, threads: int, max_waiting_texts: int) -> None:
-        self._models = models
-        self._cache = ModelCache(cache_size, threads)
-        self._known: dict[tuple[str, str], float] = {}
+    def __init__(self, served: ServedModels, *, threads: int, max_waiting_texts: int) -> None:
+        """threads: passes that run at one time."""
+        self._served = served
         self._scheduler = Scheduler(max_waiting_texts, threads)
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> dict[str, Any]:
         """Answer a request: see `Prediction`. Cancelled, it takes back the texts that still wait."""
         texts = _texts(request.input)
-        classifier = await self._find(caller, request.model)
+        served = await self._served.find(caller.project_id, request.model)
+        classifier = served.classifier
         # Work of a few microseconds is done here: a thread would cost more than it gives.
         is_small = sum(map(_characters, texts)) <= SMALL_CHARACTERS
         with _refusing():
@@ -52,7 +47,7 @@ class PredictionService:
         return {
             "id": new_id("pred"),
             "object": "prediction",
-            "model": request.model,
+            "model": served.model_id,
             "results": decode() if is_small else await asyncio.to_thread(decode),
             "timings_ms": {
                 "queue": round(answer.queue_seconds * 1000, 3),
@@ -61,35 +56,9 @@ class PredictionService:
             },
         }
 
-    def forget(self, model_id: str) -> None:
-        """Stop answering from a model."""
-        self._cache.drop(model_id)
-        for key in list(self._known):
-            if key[1] == model_id:
-                self._known.pop(key, None)
-
     def close(self) -> None:
         """Let the running pass end, and refuse what waits."""
         self._scheduler.close()
-
-    async def _find(self, caller: Caller, model_id: str) -> OnnxClassifier:
-        key = (caller.project_id, model_id)
-        if time.monotonic() < self._known.get(key, 0.0) and (classifier := self._cache.peek(model_id)):
-            return classifier
-        return await asyncio.to_thread(self._load, key)
-
-    def _load(self, key: tuple[str, str]) -> OnnxClassifier:
-        self._known.pop(key, None)
-        row = self._models.get_row(*key)
-        try:
-            classifier = self._cache.get(row.id, lambda: self._models.folders(row))
-        except (WrongAnswersError, DamagedFolderError) as error:
-            raise UnavailableError(f"Model '{row.id}' is not served: {error}.", code="model_unfit") from error
-        except FileNotFoundError:
-            self._models.get_row(*key)  # a 404 when it was deleted while it was being loaded
-            raise
-        self._known[key] = time.monotonic() + MEMORY_SECONDS
-        return classifier
 
 
 def _characters(text: Text) -> int:

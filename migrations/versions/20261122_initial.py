@@ -117,6 +117,34 @@ def upgrade() -> None:
     with op.batch_alter_table('models', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_models_project_id'), ['project_id'], unique=False)
 
+    op.create_table('aliases',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('project_id', sa.String(), nullable=False),
+    sa.Column('name', sa.String(), nullable=False),
+    sa.Column('model_id', sa.String(), nullable=False),
+    sa.Column('created_at', sa.Double(), nullable=False),
+    sa.Column('changed_at', sa.Double(), nullable=False),
+    sa.ForeignKeyConstraint(['model_id'], ['models.id'], name=op.f('fk_aliases_model_id_models')),
+    sa.ForeignKeyConstraint(['project_id'], ['projects.id'], name=op.f('fk_aliases_project_id_projects')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_aliases')),
+    sa.UniqueConstraint('project_id', 'name', name=op.f('uq_aliases_project_id_name'))
+    )
+    with op.batch_alter_table('aliases', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_aliases_model_id'), ['model_id'], unique=False)
+
+    op.create_table('alias_changes',
+    sa.Column('id', sa.String(), nullable=False),
+    sa.Column('project_id', sa.String(), nullable=False),
+    sa.Column('name', sa.String(), nullable=False),
+    sa.Column('model_id', sa.String(), nullable=True),
+    sa.Column('key_id', sa.String(), nullable=False),
+    sa.Column('created_at', sa.Double(), nullable=False),
+    sa.ForeignKeyConstraint(['project_id'], ['projects.id'], name=op.f('fk_alias_changes_project_id_projects')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_alias_changes'))
+    )
+    with op.batch_alter_table('alias_changes', schema=None) as batch_op:
+        batch_op.create_index('ix_alias_changes_name', ['project_id', 'name', 'id'], unique=False)
+
     op.create_table('checkpoints',
     sa.Column('id', sa.String(), nullable=False),
     sa.Column('job_id', sa.String(), nullable=False),
@@ -166,6 +194,14 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_checkpoints_job_id'))
 
     op.drop_table('checkpoints')
+    with op.batch_alter_table('alias_changes', schema=None) as batch_op:
+        batch_op.drop_index('ix_alias_changes_name')
+
+    op.drop_table('alias_changes')
+    with op.batch_alter_table('aliases', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_aliases_model_id'))
+
+    op.drop_table('aliases')
     with op.batch_alter_table('models', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_models_project_id'))
 

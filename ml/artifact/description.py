@@ -53,19 +53,31 @@ class Source(BaseModel):
     step: int
 
 
-class Description(BaseModel):
-    """What an artifact says of itself."""
-
-    model_config = ConfigDict(extra="forbid")
+class Answering(BaseModel):
+    """What answering from an artifact takes, without what only people read: a loaded model keeps this much of it."""
 
     format_version: Literal[1] = 1
     task: TaskState  # labels, how outputs are read, calibration, thresholds
     max_length: int
     pad_id: int
     inputs: list[str]  # of the ONNX file, in its order
+    head: Literal["native", "linear", "cosine"]  # the latter two: over the shared encoder's vectors
+    probe: Probe
+    int8_probe: list[list[float]] | None = None  # the int8 file's own answers to PROBE_TEXTS
+    serving: Serving = EARLIER
+
+    def build_task(self) -> Task:
+        """The task, which decodes outputs."""
+        return build_task(self.task)
+
+
+class Description(Answering):
+    """What an artifact says of itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
     base_model: str
     base_sha256: str
-    head: Literal["native", "linear", "cosine"]  # the latter two: over the shared encoder's vectors
     loads_in_transformers: bool
     metrics: dict[str, dict[str, float]]
     report: dict[str, Any]
@@ -74,13 +86,11 @@ class Description(BaseModel):
     source: Source | None = None  # none where a training ended by itself
     train_rows: int
     versions: dict[str, str]
-    probe: Probe
-    int8_probe: list[list[float]] | None = None  # the int8 file's own answers to PROBE_TEXTS
-    serving: Serving = EARLIER
 
-    def build_task(self) -> Task:
-        """The task, which decodes outputs."""
-        return build_task(self.task)
+
+def read_answering(folder: Path) -> Answering:
+    """Read what it takes to answer from an artifact."""
+    return Answering.model_validate_json((folder / DESCRIPTION).read_bytes())
 
 
 def read_description(folder: Path) -> Description:

@@ -7,10 +7,12 @@ from tokenizers import Encoding, Tokenizer
 
 Text = str | tuple[str, str]
 
+TOKENIZER = "tokenizer.json"
+
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
-    """The folder's tokenizer.json, cutting at `max_length` tokens (the longer of a pair first) and never padding."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    """The folder's tokenizer, cutting at `max_length` tokens (the longer of a pair first) and never padding."""
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     return tokenizer

@@ -4,7 +4,7 @@ A model that stores only its head runs over the session of its encoder, which ot
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Encoding
 
-from ml.artifact.description import HEAD, INT8, ONNX, PROBE_TEXTS, read_description
-from ml.artifact.manifest import DamagedFolderError, read_manifest, verify_file
+from ml.artifact.description import HEAD, INT8, ONNX, PROBE_TEXTS, read_answering
+from ml.artifact.manifest import DamagedFolderError
 from ml.artifact.tokenizer import Text, load_tokenizer, tokenize
 from ml.inference.backends import Backend
 from ml.inference.cost import PassCost, measure_cost
+from ml.inference.shared import Shared
 from ml.tasks.agreement import score_moves
 
 log = logging.getLogger(__name__)
@@ -34,49 +35,67 @@ class WrongAnswersError(Exception):
     """A loaded model that doesn't answer its probe texts as the trained one did."""
 
 
-def load_classifier(folder: Path, runtime: Path, open_file: Callable[[Path], Backend]) -> "OnnxClassifier":
+def load_classifier(folder: Path, runtime: Path, shared: Shared) -> "OnnxClassifier":
     """A model in the format it is to be served in; in float32 where its int8 file is damaged or answers wrongly.
 
-    folder, runtime: see `OnnxClassifier`. Raises WrongAnswersError as it does.
+    folder, runtime, shared: see `OnnxClassifier`. Raises WrongAnswersError as it does.
     """
-    if read_description(folder).serving.format == "onnx-int8":
+    if read_answering(folder).serving.format == "onnx-int8":
         try:
-            verify_file(folder, INT8, read_manifest(folder))
-            return OnnxClassifier(folder, runtime, open_file(folder / INT8), is_int8=True)
+            return OnnxClassifier(folder, runtime, shared.session(folder / INT8), is_int8=True, shared=shared)
         except (DamagedFolderError, WrongAnswersError) as error:
             log.warning("%s is served in float32: %s", folder, error)
-    return OnnxClassifier(folder, runtime, open_file(runtime / ONNX))
+    return OnnxClassifier(folder, runtime, shared.session(runtime / ONNX), shared=shared)
 
 
 class OnnxClassifier:
     """One model, ready to answer."""
 
-    def __init__(self, folder: Path, runtime: Path, session: Backend, *, is_int8: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        runtime: Path,
+        session: Backend,
+        *,
+        is_int8: bool = False,
+        shared: Shared | None = None,
+    ) -> None:
         """folder: the artifact. runtime: the folder that `session` and the tokenizer come from: the artifact's own,
-        or its base's where it stores only a head. is_int8: of what file the session is.
+        or its base's where it stores only a head. is_int8: of what file the session is. shared: what other classifiers
+        may have loaded already; none for one that stands alone, whose folder need not be published.
 
         Raises WrongAnswersError when the answers to the probe texts differ from the trained network's, or from the int8
         file's own where it was made.
         """
-        self.description = read_description(folder)
+        self.description = read_answering(folder)
         self.task = self.description.build_task()
         self.session = session
-        self._tokenizer = load_tokenizer(runtime, self.description.max_length)
+        self.tokenizer = (shared.tokenizer if shared else load_tokenizer)(runtime, self.description.max_length)
         self._head = load_file(folder / HEAD) if self.description.head != "native" else None
+        outputs = shared.probe(self.session, self.tokenizer, self._answer_probe) if shared else self._answer_probe()
         if is_int8:
-            self._check_int8_probe()
+            self._check_int8_probe(self.read(outputs))
         else:
-            self._check_probe()
+            self._check_probe(self.read(outputs))
+
+    @property
+    def head_bytes(self) -> int:
+        """Of the head that is its own; a native one is the session's."""
+        return sum(array.nbytes for array in (self._head or {}).values())
 
     def tokenize(self, texts: Sequence[Text]) -> list[Encoding]:
         """One encoding a text."""
-        return tokenize(self._tokenizer, texts)
+        return tokenize(self.tokenizer, texts)
 
     def logits(self, encodings: Sequence[Encoding]) -> Logits:
-        """(N, C), in the order given, by one pass after the other of like lengths; the order is put back."""
+        """(N, C), in the order given, by one pass after the other."""
+        return self.read(self._outputs(encodings))
+
+    def _outputs(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
+        """What the session makes of them, in the order given. Like lengths go together; the order is put back."""
         lengths = np.array([len(encoding.ids) for encoding in encodings])
         order = np.argsort(-lengths, kind="stable")
-        answers: list[Logits] = []
+        answers: list[NDArray[np.float32]] = []
         start = 0
         while start < len(order):
             rows = order[start : start + max(1, MAX_BATCH_TOKENS // int(lengths[order[start]]))]
@@ -84,7 +103,7 @@ class OnnxClassifier:
             start += len(rows)
         result = np.concatenate(answers)
         result[order] = result.copy()
-        return self.read(result)
+        return result
 
     @cached_property
     def cost(self) -> PassCost:
@@ -115,18 +134,19 @@ class OnnxClassifier:
             outputs = outputs / np.maximum(np.linalg.norm(outputs, axis=-1, keepdims=True), 1e-12)
         return np.asarray(outputs @ self._head["weight"].T + self._head["bias"], np.float32)
 
-    def _check_probe(self) -> None:
-        expected = np.array(self.description.probe.logits)
-        worst = float(np.abs(self.logits(self.tokenize(PROBE_TEXTS)) - expected).max())
+    def _answer_probe(self) -> NDArray[np.float32]:
+        return self._outputs(self.tokenize(PROBE_TEXTS))
+
+    def _check_probe(self, logits: Logits) -> None:
+        worst = float(np.abs(logits - np.array(self.description.probe.logits)).max())
         if not worst <= self.description.probe.tolerance:
             raise WrongAnswersError(
                 f"the loaded model's logits differ from the trained one's by {worst:.2g} on the probe texts; "
                 f"at most {self.description.probe.tolerance:g} is served"
             )
 
-    def _check_int8_probe(self) -> None:
-        expected = np.array(self.description.int8_probe)
-        worst = float(score_moves(self.task, expected, self.logits(self.tokenize(PROBE_TEXTS))).max())
+    def _check_int8_probe(self, logits: Logits) -> None:
+        worst = float(score_moves(self.task, np.array(self.description.int8_probe), logits).max())
         if not worst <= INT8_TOLERANCE:
             raise WrongAnswersError(
                 f"the int8 file's scores for the probe texts differ by {worst:.2g} from what they were where it was "

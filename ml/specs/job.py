@@ -119,8 +119,8 @@ class Setup(Spec):
         "minilm",
         min_length=1,
         max_length=200,
-        description="A base model (GET /v1/base_models), or the id of a model of yours to train further: labels it "
-        "knows keep their rows of the head, new ones get new rows.",
+        description="A base model (GET /v1/base_models), or a model of yours to train further, by its id or an alias: "
+        "labels it knows keep their rows of the head, new ones get new rows.",
     )
     dataset: str = Field(min_length=1, max_length=200, description="Id of a dataset.")
     task: Task | None = Field(None, description="Null: found out from the dataset's columns.")

@@ -11,6 +11,15 @@ from sqlalchemy import make_url
 
 from app.db.migrate import upgrade
 from app.db.session import Database
+from tests.app.predictions.house import House
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The application with one trained model."""
+    house = House(tmp_path_factory.mktemp("predictions"))
+    yield house
+    house.close()
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])

@@ -81,7 +81,10 @@ class KdSpec(LossSpec):
     required_example: ClassVar[dict[str, Any]] = {"teacher": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718"}
 
     type: Literal["kd"]
-    teacher: str = Field(pattern=r"^mdl_[A-Za-z0-9]{1,64}$", description="A model of yours with the same labels.")
+    teacher: str = Field(
+        pattern=r"^(mdl_[A-Za-z0-9]{1,64}|[a-z0-9][a-z0-9._-]{0,62})$",
+        description="A model of yours with the same labels: its id, or an alias.",
+    )
     temperature: float = Field(
         2.0, gt=0, le=100, description="T: higher shows more of how the teacher orders the other labels."
     )

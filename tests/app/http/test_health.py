@@ -14,7 +14,7 @@ from app.jobs.reconciler import ABSENT_AFTER_ROUNDS, Presence, Reconciler
 from tests.service import AppHouse
 
 POLL_SECONDS = 10.0
-WELL = {"database": "ok", "storage": "ok", "broker": "none", "worker": "ok", "disk": "ok"}
+WELL = {"database": "ok", "storage": "ok", "broker": "none", "worker": "ok", "models": "ok", "disk": "ok"}
 
 
 class House(AppHouse):

@@ -16,74 +16,17 @@ import numpy as np
 import pytest
 
 from app.db.tables import ModelRow
-from app.ids import new_id
-from app.jobs import repository
 from app.predictions.schemas import Prediction
-from app.predictions.service import MEMORY_SECONDS
+from app.predictions.served import MEMORY_SECONDS
 from ml.inference.cache import ModelCache
 from ml.inference.classifier import OnnxClassifier
 from ml.inference.cost import PassCost
 from ml.inference.scheduler import Row
-from tests.service import AppHouse, error_of, submit, tickets, tiny_base, tiny_spec, upload
-from workers.runner import Runner
-from workers.spares import Spares
+from tests.app.predictions.house import House
+from tests.service import error_of
 
 TEXT = "where is my parcel"
 LABELS = {"delivery", "other", "refund"}
-
-
-class House(AppHouse):
-    """The application with one trained model, of which copies are soon made."""
-
-    def __init__(self, home: Path) -> None:
-        super().__init__(
-            home, base_models={"tiny": tiny_base()}, model_cache_size=2, inference_threads=1, trainer_threads=1
-        )
-        self.job = submit(self.client, tiny_spec(upload(self.client, tickets(60)), epochs=5))
-        self._run_queued_job()
-        self.model: str = self.client.get(f"/v1/jobs/{self.job}").json()["model_id"]
-
-    def _run_queued_job(self) -> None:
-        """What a worker's slot does, in this thread."""
-        now = self.database.now
-        with self.database.write() as session:
-            claim = repository.claim_next(session, queues=("cpu",), kinds=("training",), owner="w", lease=600, now=now)
-        assert claim is not None
-        spares = Spares([], self.settings.home, nice=0)
-        Runner(self.database, self.services.models._store, self.settings, spares).run(claim, {}, threading.Event())
-
-    def copy_model(self) -> str:
-        """Another model with the same files under another key."""
-        store, model_id = self.services.models._store, new_id("mdl")
-        with self.database.write() as session:
-            row = session.get_one(ModelRow, self.model)
-            store.put_folder(store.local_path(row.folder), f"copies/{model_id}")
-            columns = {column.key: getattr(row, column.key) for column in ModelRow.__mapper__.column_attrs}
-            other = {"id": model_id, "job_id": new_id("job"), "folder": f"copies/{model_id}"}
-            session.add(ModelRow(**{**columns, **other}))
-        return model_id
-
-    def predict(self, given: Any, model: str | None = None) -> list[dict[str, Any]]:
-        reply = self.client.post("/v1/predictions", json={"model": model or self.model, "input": given})
-        assert reply.status_code == 200, reply.text
-        results: list[dict[str, Any]] = reply.json()["results"]
-        return results
-
-    def refuse(self, status: int, *, raw: str | None = None, **body: Any) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        if raw is None:
-            reply = self.client.post("/v1/predictions", json={"model": self.model, **body})
-        else:
-            reply = self.client.post("/v1/predictions", content=raw, headers=headers)
-        assert reply.status_code == status, reply.text
-        return error_of(reply)
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    house = House(tmp_path_factory.mktemp("predictions"))
-    yield house
-    house.close()
 
 
 # -------------------------------------------------------------------------------------------------------------- answers
@@ -274,8 +217,10 @@ def test_a_pass_that_fails_is_a_500_and_the_next_one_is_answered(
 # ------------------------------------------------------------------------------------------- models that come and go
 
 
-def test_a_model_that_fell_out_of_the_cache_is_loaded_again(house: House) -> None:
-    models = [house.model, *(house.copy_model() for _ in range(3))]  # the cache holds two
+def test_a_model_that_fell_out_of_the_cache_is_loaded_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [house.model, *(house.copy_model() for _ in range(3))]
+    house.predict(TEXT)
+    monkeypatch.setattr(house.services.served._cache._models, "_max_bytes", 0)  # the newest alone stays
     first = [house.predict(TEXT, model) for model in models]
     again = [house.predict(TEXT, model) for model in reversed(models)]
     assert all(answer == first[0] for answer in first + again)
@@ -362,7 +307,7 @@ def test_a_load_that_failed_is_tried_again(tmp_path: Path, house: House) -> None
     def fail() -> tuple[Path, Path]:
         raise FileNotFoundError(tmp_path)
 
-    cache = ModelCache(2, 1)
+    cache = ModelCache(0, 1)
     with pytest.raises(FileNotFoundError):
         cache.get("mdl_x", fail)
     assert cache.peek("mdl_x") is None

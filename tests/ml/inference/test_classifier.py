@@ -16,6 +16,7 @@ from ml.evaluation.scores import softmax
 from ml.inference.backends import OnnxBackend
 from ml.inference.cache import ModelCache
 from ml.inference.classifier import MAX_BATCH_TOKENS, OnnxClassifier, WrongAnswersError, load_classifier
+from ml.inference.shared import Shared
 from ml.training.export import export_artifact
 from ml.training.run import RunDirectory
 from tests.ml.conftest import Exported
@@ -127,7 +128,7 @@ def serve(folder: Path) -> tuple[OnnxClassifier, list[str]]:
         opened.append(file.name)
         return OnnxBackend(file, 1)
 
-    return load_classifier(folder, folder, open_file), opened
+    return load_classifier(folder, folder, Shared(open_file)), opened
 
 
 def test_a_model_is_served_from_the_file_its_description_names(int8_artifact: Path, exported_full: Exported) -> None:
@@ -145,7 +146,7 @@ def test_a_damaged_int8_file_is_left_and_float32_served(
     with caplog.at_level(logging.WARNING):
         assert serve(copy)[1] == [ONNX]
     assert "is served in float32" in caplog.text
-    cached = ModelCache(1, threads=1).get("mdl_1", lambda: (copy, copy))
+    cached = ModelCache(0, threads=1).get("mdl_1", lambda: (copy, copy))
     assert cached.logits(cached.tokenize(["hello"])).shape == (1, 3)
     (copy / INT8).unlink()
     assert serve(copy)[1] == [ONNX]

@@ -280,7 +280,7 @@ def test_a_loss_that_lacks_a_required_field_is_asked_for_it_by_its_name(body: An
 
 
 def test_a_teacher_is_a_model_of_ours_never_a_path_or_url() -> None:
-    for teacher in ("https://example.com/m", "../mdl_1", "mdl_", "mdl_a/b", "mdl_" + "a" * 65):
+    for teacher in ("https://example.com/m", "../mdl_1", "", "mdl_a/b", "mdl_" + "a" * 65):
         assert refuse(loss={"type": "kd", "teacher": teacher}).pointer == "/loss/teacher"
 
 

@@ -1,0 +1,1 @@
+"""Aliases: names that stand for a model, and may come to stand for another while they are asked."""
