@@ -1,18 +1,25 @@
 """What a job was asked to do, read back from its row, and which models of its project that takes. It knows no SQL."""
 
 from app.db.tables import JobRow
+from ml.specs.bulk import Bulk, PredictionBatch
 from ml.specs.comparison import Comparison
 from ml.specs.job import JobSpec
 from ml.specs.losses.composition import teachers_of
 
+AnySpec = JobSpec | Comparison | Bulk
 
-def setup_of(job: JobRow) -> JobSpec | Comparison:
+_SPECS: dict[str, type[AnySpec]] = {"comparison": Comparison, "prediction_batch": PredictionBatch}  # of others: JobSpec
+
+
+def setup_of(job: JobRow) -> AnySpec:
     """The spec that a job was queued with."""
-    return (Comparison if job.kind == "comparison" else JobSpec).model_validate(job.spec)
+    return _SPECS.get(job.kind, JobSpec).model_validate(job.spec)
 
 
-def teachers_in(setup: JobSpec | Comparison) -> dict[str, str]:
+def teachers_in(setup: AnySpec) -> dict[str, str]:
     """Ids of the models that its losses learn from, by JSON pointer."""
+    if isinstance(setup, Bulk):
+        return {}
     if isinstance(setup, Comparison):
         losses = {f"/losses/{place}": loss for place, loss in enumerate(setup.losses)}
     else:
@@ -22,7 +29,8 @@ def teachers_in(setup: JobSpec | Comparison) -> dict[str, str]:
     }
 
 
-def models_of(setup: JobSpec | Comparison) -> dict[str, str]:
-    """Ids of the models of the project that a job needs, by JSON pointer: its teachers, and the one it starts from."""
+def models_of(setup: AnySpec) -> dict[str, str]:
+    """Ids of the models of the project that a job needs, by JSON pointer: its teachers, and the one it starts from or
+    puts to a dataset."""
     start = {"/model": setup.model} if setup.model.startswith("mdl_") else {}
     return start | teachers_in(setup)

@@ -1,0 +1,73 @@
+"""/v1/prediction_batches: jobs that put a model to a whole dataset, submitted here, looked at under /v1/jobs."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Response
+from fastapi.responses import StreamingResponse
+
+from app.http.auth import Authenticated
+from app.http.errors import ErrorBody
+from app.http.idempotency import IdempotencyKey
+from app.http.services import Services, Wired
+from app.jobs.schemas import JobBody
+from app.keys.service import Caller
+from ml.bulk.report import ERRORS, OUTPUT
+from ml.specs.bulk import PredictionBatch
+from ml.specs.job import JobKind
+
+JSON_LINES = "application/jsonl"
+
+prediction_batches = APIRouter(prefix="/v1/prediction_batches", tags=["predictions"])
+
+DOWNLOAD: dict[str, Any] = {
+    "response_class": StreamingResponse,
+    "responses": {
+        200: {"content": {JSON_LINES: {"schema": {"type": "string"}}}, "description": "A JSON object a line."},
+        409: {"model": ErrorBody, "description": "The job has not succeeded"},
+    },
+}
+
+
+@prediction_batches.post("", status_code=201, summary="Classify a whole dataset")
+def create_prediction_batch(
+    batch: Annotated[PredictionBatch, Body()],
+    caller: Authenticated,
+    services: Wired,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobBody:
+    """Answer every row of a dataset with a model, as `POST /v1/predictions` would, in the background.
+
+    The reply is a job of kind `prediction_batch`: look at it, wait for it, pause or cancel it under `/v1/jobs`; its
+    `progress` counts rows. A row without a text never fails the batch: it is told of in the errors. Once the job has
+    succeeded its `result` holds `request_counts`, and both files can be downloaded for `MINIMAND_OUTPUT_DAYS` (30)
+    days. A batch whose worker dies goes on where it was.
+    """
+    row = services.jobs.submit(caller, batch, idempotency_key, kind="prediction_batch")
+    response.headers["Location"] = f"/v1/jobs/{row.id}"
+    return JobBody.of(row)
+
+
+@prediction_batches.get("/{job_id}/output", summary="Download a batch's answers", **DOWNLOAD)
+def get_prediction_batch_output(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
+    """A line for each row that was answered, in the dataset's order: `{"row": 1, "label": …, "score": …, …}`.
+
+    Rows count from 1; beside the number each line is what a prediction's `results` would hold.
+    """
+    return _download(caller, services, job_id, "prediction_batch", OUTPUT)
+
+
+@prediction_batches.get("/{job_id}/errors", summary="Download a batch's errors", **DOWNLOAD)
+def get_prediction_batch_errors(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
+    """A line for each row that could not be answered: `{"row": 7, "code": "empty_text", "message": …}`."""
+    return _download(caller, services, job_id, "prediction_batch", ERRORS)
+
+
+def _download(caller: Caller, services: Services, job_id: str, kind: JobKind, name: str) -> StreamingResponse:
+    key, file = services.jobs.output_file(caller.project_id, job_id, kind, name)
+    headers = {
+        "Content-Length": str(file.bytes),
+        "Content-Disposition": f'attachment; filename="{job_id}-{name}"',
+        "ETag": f'"{file.sha256}"',
+    }
+    return StreamingResponse(services.store.stream(key), media_type=JSON_LINES, headers=headers)
