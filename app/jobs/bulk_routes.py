@@ -1,4 +1,7 @@
-"""/v1/prediction_batches: jobs that put a model to a whole dataset, submitted here, looked at under /v1/jobs."""
+"""/v1/prediction_batches and /v1/evaluations: jobs that put a model to a whole dataset.
+
+They are submitted here, and looked at under /v1/jobs.
+"""
 
 from typing import Annotated, Any
 
@@ -12,12 +15,13 @@ from app.http.services import Services, Wired
 from app.jobs.schemas import JobBody
 from app.keys.service import Caller
 from ml.bulk.report import ERRORS, OUTPUT
-from ml.specs.bulk import PredictionBatch
+from ml.specs.bulk import ModelEvaluation, PredictionBatch
 from ml.specs.job import JobKind
 
 JSON_LINES = "application/jsonl"
 
 prediction_batches = APIRouter(prefix="/v1/prediction_batches", tags=["predictions"])
+evaluations = APIRouter(prefix="/v1/evaluations", tags=["models"])
 
 DOWNLOAD: dict[str, Any] = {
     "response_class": StreamingResponse,
@@ -61,6 +65,41 @@ def get_prediction_batch_output(job_id: str, caller: Authenticated, services: Wi
 def get_prediction_batch_errors(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
     """A line for each row that could not be answered: `{"row": 7, "code": "empty_text", "message": …}`."""
     return _download(caller, services, job_id, "prediction_batch", ERRORS)
+
+
+@evaluations.post("", status_code=201, summary="Evaluate a model on a dataset")
+def create_evaluation(
+    evaluation: Annotated[ModelEvaluation, Body()],
+    caller: Authenticated,
+    services: Wired,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobBody:
+    """Measure any model on any labelled dataset of its task, in the background.
+
+    The reply is a job of kind `evaluation`: look at it, wait for it, pause or cancel it under `/v1/jobs`. Once it has
+    succeeded its `result` holds the metrics of the model's task; with `group_column` those of each group, and of each
+    metric the gap between the groups; and for each of `perturbations` what becomes of metrics and answers when every
+    text is changed in that way. A dataset that the model cannot be measured on is refused with 422.
+    """
+    row = services.jobs.submit(caller, evaluation, idempotency_key, kind="evaluation")
+    response.headers["Location"] = f"/v1/jobs/{row.id}"
+    return JobBody.of(row)
+
+
+@evaluations.get("/{job_id}/output", summary="Download an evaluation's answers", **DOWNLOAD)
+def get_evaluation_output(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
+    """A line for each row that was measured: `{"row": 1, "label": …, "expected": …, "is_right": true, …}`.
+
+    With perturbations, `perturbed` holds the answer to the changed text of each type.
+    """
+    return _download(caller, services, job_id, "evaluation", OUTPUT)
+
+
+@evaluations.get("/{job_id}/errors", summary="Download an evaluation's errors", **DOWNLOAD)
+def get_evaluation_errors(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
+    """A line for each row that could not be measured: `{"row": 7, "code": "missing_label", "message": …}`."""
+    return _download(caller, services, job_id, "evaluation", ERRORS)
 
 
 def _download(caller: Caller, services: Services, job_id: str, kind: JobKind, name: str) -> StreamingResponse:

@@ -28,16 +28,24 @@ from app.keys.service import Caller
 from app.models import repository as models
 from app.models.service import ModelService
 from app.queue import JobQueue
+from ml.bulk.checks import needed_headers as headers_to_measure
+from ml.bulk.checks import select_rows
 from ml.bulk.report import ERRORS, FileReport
 from ml.comparisons import resolve_comparison
 from ml.crash_points import crash_point
 from ml.resolve import Cells, Resolved, needed_headers, resolve
-from ml.specs.bulk import Bulk
+from ml.specs.bulk import Bulk, ModelEvaluation
 from ml.specs.errors import SpecError, refuse
 from ml.specs.facts import BaseFacts, DatasetFacts
 from ml.specs.job import JobKind, JobSpec, Setup
 from ml.specs.losses.composition import teachers_of, term_id, terms_of
+from ml.tasks.build import TaskState
 from ml.tasks.class_weights import weigh_labels
+
+_HAS_LEARNED = (
+    "the model was trained on rows of this dataset, and answers those better than others. Set part to test, where the "
+    "dataset has a split column."
+)
 
 
 class JobService:
@@ -254,15 +262,23 @@ class JobService:
         return comparison.spec, comparison.warnings
 
     def _fill_in_bulk(self, caller: Caller, spec: Bulk) -> tuple[Bulk, Sequence[str]]:
+        """The spec with its model's id, and warnings. Raises SpecError."""
         try:
             model = self._models.get_row(caller.project_id, spec.model)
         except NotFoundError as error:
             raise refuse("/model", str(error), "model_not_found") from error
-        facts = self._datasets.facts(self._dataset_of(caller, spec))
+        dataset = self._dataset_of(caller, spec)
+        facts = self._datasets.facts(dataset)
+        spec = spec.model_copy(update={"model": model.id})
+        if isinstance(spec, ModelEvaluation):
+            cells = self._datasets.read_column_values(dataset, headers_to_measure(spec, facts))
+            select_rows(spec, facts, cells, TaskState.model_validate(model.description["task"]))
+            has_learned = spec.part != "test" and dataset.sha256 == model.description["dataset_sha256"]
+            return spec, [_HAS_LEARNED] if has_learned else []
         empty = (
             f"rows without a text: {facts.empty_texts}, the first is row {facts.first_empty_text}. {ERRORS} has them."
         )
-        return spec.model_copy(update={"model": model.id}), [empty] if facts.empty_texts else []
+        return spec, [empty] if facts.empty_texts else []
 
     def _resolve(self, caller: Caller, spec: JobSpec) -> Resolved:
         return self._check(caller, resolve(spec, *self._look_up(caller, spec)), "/loss")

@@ -1,14 +1,18 @@
 """What a job was asked to do, read back from its row, and which models of its project that takes. It knows no SQL."""
 
 from app.db.tables import JobRow
-from ml.specs.bulk import Bulk, PredictionBatch
+from ml.specs.bulk import Bulk, ModelEvaluation, PredictionBatch
 from ml.specs.comparison import Comparison
 from ml.specs.job import JobSpec
 from ml.specs.losses.composition import teachers_of
 
 AnySpec = JobSpec | Comparison | Bulk
 
-_SPECS: dict[str, type[AnySpec]] = {"comparison": Comparison, "prediction_batch": PredictionBatch}  # of others: JobSpec
+_SPECS: dict[str, type[AnySpec]] = {  # of other kinds: JobSpec
+    "comparison": Comparison,
+    "prediction_batch": PredictionBatch,
+    "evaluation": ModelEvaluation,
+}
 
 
 def setup_of(job: JobRow) -> AnySpec:

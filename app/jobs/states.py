@@ -23,7 +23,7 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 SHORT_QUEUE = "short"  # of jobs that must not wait behind a training
 SHORT_KINDS: tuple[JobKind, ...] = ("dry_run", "publish")  # which they are
 BULK_QUEUE = "bulk"  # of jobs that put a model to a whole dataset: long ones, which need no GPU
-BULK_KINDS: tuple[JobKind, ...] = ("prediction_batch",)
+BULK_KINDS: tuple[JobKind, ...] = ("prediction_batch", "evaluation")
 LIVE: tuple[Status, ...] = ("queued", "running", "paused")
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 

@@ -19,6 +19,7 @@ from ml.artifact.description import INT8
 from ml.artifact.manifest import DamagedFolderError, newest_verified, publish_folder, read_manifest, verify_folder
 from ml.artifact.tokenizer import Text
 from ml.inference.classifier import OnnxClassifier, WrongAnswersError, load_classifier, open_session
+from ml.specs.bulk import Bulk
 from ml.training.errors import StoppedError, UnfitModelError
 from ml.training.run import Placement, RunDirectory
 
@@ -52,15 +53,17 @@ def answer(
     texts: Iterable[Text | None],
     total: int,
     *,
-    fingerprint: dict[str, Any],
-    every_seconds: float,
+    spec: Bulk,
+    dataset_sha256: str | None,
     stop: Callable[[], bool],
 ) -> Outputs:
     """The outputs (N, H) of all `total` texts; of those that are None, NaN.
 
-    fingerprint: what the outputs depend on; a checkpoint of another one is of no use. Raises StoppedError once `stop()`
-    is true, with a checkpoint of what was done.
+    Raises StoppedError once `stop()` is true, with a checkpoint of what was done.
     """
+    # What the outputs depend on: a checkpoint of something else is of no use.
+    asked = spec.model_dump(mode="json", exclude={"name", "metadata", "checkpoint_every_seconds"})
+    fingerprint = {"spec": asked, "dataset_sha256": dataset_sha256}
     outputs = np.full((total, classifier.task.width), np.nan, np.float32)
     done = saved = _resume(run, outputs, fingerprint)
     begun_with, begun_at = done, time.monotonic()
@@ -77,7 +80,7 @@ def answer(
             left = (now - begun_at) / (done - begun_with) * (total - done)
             run.tell("progress", f"{done} of {total}", {"step": done, "steps": total, "eta_seconds": round(left, 1)})
             told_at = now
-        if done < total and now - saved_at >= every_seconds and done - saved >= LEAST_GROWTH * saved:
+        if done < total and now - saved_at >= spec.checkpoint_every_seconds and done - saved >= LEAST_GROWTH * saved:
             _save(run, outputs, done, fingerprint)
             saved, saved_at = done, now
     return outputs

@@ -24,8 +24,8 @@ def predict(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) -
         classifier,
         (None if error else text for text, error in rows()),
         facts.rows,
-        fingerprint={"model": spec.model, "dataset": spec.dataset, "dataset_sha256": placement.dataset_sha256},
-        every_seconds=spec.checkpoint_every_seconds,
+        spec=spec,
+        dataset_sha256=placement.dataset_sha256,
         stop=stop,
     )
     with write_files(run.output) as files:

@@ -4,7 +4,7 @@ It knows no model. Rows count from 1, as everywhere.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class LineFiles:
         self._output, self._errors = output, errors
         self.completed = self.failed = 0
 
-    def answer(self, row: int, result: dict[str, Any]) -> None:
+    def answer(self, row: int, result: Mapping[str, Any]) -> None:
         """A row's line. JSON has no NaN: such a score becomes null, as in a prediction's reply."""
         self._output.write(to_json({"row": row, **result}, inf_nan_mode="null") + b"\n")
         self.completed += 1

@@ -205,12 +205,19 @@ def _predict(run: RunDirectory, placement: Placement, stopping: threading.Event)
     run.write_result(predict(run, placement, stopping.is_set))
 
 
+def _evaluate(run: RunDirectory, placement: Placement, stopping: threading.Event) -> None:
+    from ml.bulk.evaluation import evaluate
+
+    run.write_result(evaluate(run, placement, stopping.is_set))
+
+
 _WORK: dict[JobKind, Callable[[RunDirectory, Placement, threading.Event], None]] = {
     "training": _train,
     "publish": _train,
     "dry_run": _dry_run,
     "comparison": _compare,
     "prediction_batch": _predict,
+    "evaluation": _evaluate,
 }
 
 
@@ -238,7 +245,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _memory_advice(kind: JobKind, error: BaseException) -> str:
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    if kind == "prediction_batch":
+    if kind in ("prediction_batch", "evaluation"):
         mend = "Cut the dataset into several"
     else:
         mend = (

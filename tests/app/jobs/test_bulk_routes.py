@@ -1,4 +1,4 @@
-"""Prediction batches over HTTP: a dataset in, two files out, for as long as they are kept."""
+"""Prediction batches and evaluations over HTTP: a dataset in, two files out, for as long as they are kept."""
 
 import json
 import time
@@ -10,6 +10,7 @@ import pytest
 from app.retention import DAY_SECONDS, Retention
 from tests.app.jobs.bulk_house import BulkHouse
 from tests.service import error_of, events_of, reasons_of, upload
+from tests.tiny_base import learnable_rows
 
 KIND = "prediction_batch"
 
@@ -24,8 +25,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BulkHouse]:
 @pytest.fixture(autouse=True)
 def nothing_is_left_queued(house: BulkHouse) -> Iterator[None]:
     yield
-    for job in house.client.get("/v1/jobs", params={"kind": KIND, "status": "queued"}).json()["data"]:
-        house.client.post(f"/v1/jobs/{job['id']}/cancel")
+    for kind in (KIND, "evaluation"):
+        for job in house.client.get("/v1/jobs", params={"kind": kind, "status": "queued"}).json()["data"]:
+            house.client.post(f"/v1/jobs/{job['id']}/cancel")
 
 
 def ask(house: BulkHouse, **body: Any) -> Any:
@@ -144,3 +146,86 @@ def test_its_files_are_kept_for_a_time_and_then_only_what_it_came_to(house: Bulk
     reply = download(house, job, "output")
     assert (reply.status_code, error_of(reply)["code"]) == (404, "output_removed")
     assert house.client.get(f"/v1/jobs/{job}").json()["result"]["request_counts"]["completed"] == 60
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluations
+
+GROUPED = "text,label,split,country\n" + "".join(
+    f"{text},{label},{'test' if row % 2 else 'train'},{'at' if row < 80 else 'be'}\n"
+    for row, (text, label) in enumerate(learnable_rows(160, 5))
+)
+
+
+def measure(house: BulkHouse, **body: Any) -> Any:
+    return house.client.post("/v1/evaluations", json={"model": house.model, "dataset": house.dataset, **body})
+
+
+@pytest.fixture(scope="module")
+def grouped(house: BulkHouse) -> str:
+    """A dataset with parts and groups."""
+    return upload(house.client, GROUPED.encode())
+
+
+def test_an_evaluation_measures_a_part_by_group_and_with_changed_texts(house: BulkHouse, grouped: str) -> None:
+    asked = {"dataset": grouped, "part": "test", "group_column": "country", "perturbations": ["typo"]}
+    reply = measure(house, **asked, name="fair?")
+    assert reply.status_code == 201
+    job = reply.json()
+    assert reply.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert (job["kind"], job["name"], job["warnings"], job["spec"]["seed"]) == ("evaluation", "fair?", [], 17)
+    done = house.carry_out("evaluation")
+    result = done["result"]
+    assert result["request_counts"] == {"total": 80, "completed": 80, "failed": 0}
+    assert [(group["value"], group["rows"]) for group in result["groups"]] == [("at", 40), ("be", 40)]
+    by_group = {group["value"]: group["metrics"]["macro_f1"] for group in result["groups"]}
+    gap = result["gaps"]["macro_f1"]
+    assert gap["gap"] == pytest.approx(by_group[gap["highest"]] - by_group[gap["lowest"]])
+    (typo,) = result["perturbations"]
+    assert typo["difference"]["accuracy"] == pytest.approx(typo["metrics"]["accuracy"] - result["metrics"]["accuracy"])
+    lines = lines_of(house.client.get(f"/v1/evaluations/{job['id']}/output"))
+    assert [line["row"] for line in lines] == list(range(2, 161, 2))
+    assert sum(line["is_right"] for line in lines) / 80 == pytest.approx(result["metrics"]["accuracy"])
+    assert lines_of(house.client.get(f"/v1/evaluations/{job['id']}/errors")) == []
+    assert download(house, job["id"], "output").status_code == 404  # it is no prediction batch
+
+
+def test_rows_that_the_model_learned_are_warned_of(house: BulkHouse) -> None:
+    (warning,) = measure(house).json()["warnings"]
+    assert "was trained on rows of this dataset" in warning
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"model": "mdl_unknown"}, "/model", "model_not_found"),
+        ({"dataset": "ds_unknown"}, "/dataset", "dataset_not_found"),
+        ({"part": "test"}, "/part", "no_split"),
+        ({"part": "dev"}, "/part", "invalid_value"),
+        ({"group_column": "contry"}, "/group_column", "unknown_column"),
+        ({"group_column": "text"}, "/group_column", "too_many_groups"),
+        ({"perturbations": ["typos"]}, "/perturbations/0", "invalid_value"),
+        ({"perturbations": ["typo", "typo"]}, "/perturbations", "invalid_value"),
+        ({"text": "text\nhello\n"}, "/dataset", "no_labels"),
+        ({"text": "text,label\nhello,never heard of\n"}, "/dataset", "unknown_labels"),
+        ({"text": 'text,label\nhello,"[""other"", ""refund""]"\n'}, "/dataset", "wrong_task"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_with_its_place(
+    house: BulkHouse, grouped: str, body: Any, param: str, code: str
+) -> None:
+    given = dict(body)
+    if "text" in given:
+        given["dataset"] = upload(house.client, given.pop("text").encode())
+    elif param == "/group_column":
+        given["dataset"] = grouped
+    reply = measure(house, **given)
+    assert reply.status_code == 422
+    assert (error_of(reply)["param"], error_of(reply)["code"]) == (param, code)
+
+
+def test_an_evaluations_model_and_dataset_stay_until_it_has_ended(house: BulkHouse) -> None:
+    job = measure(house).json()["id"]
+    for path in (f"models/{house.model}", f"datasets/{house.dataset}"):
+        reply = house.client.delete(f"/v1/{path}")
+        assert reply.status_code == 409
+        assert job in error_of(reply)["message"]
