@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         7, ge=0, description="Days after a job's end that its checkpoints are kept. Its model stays."
     )
     output_days: float = Field(
-        30, ge=0, description="Days after its end that the files of a prediction batch are kept."
+        30, ge=0, description="Days after its end that the files of a prediction batch or an evaluation are kept."
     )
     training_queue: str = Field("cpu", pattern="^(cpu|gpu)$", description="Queue new training jobs go to.")
     devices: str = Field(

@@ -20,7 +20,7 @@ Labelled text in, a served classifier out; and the **loss** is a typed, checked 
    `POST /v1/comparisons` trains several losses on the same split and seeds, or on the same folds, and says which differ
    by more than chance; or cross-validates one.
 4. **Predict** with the model it published: `POST /v1/predictions`; or for a whole dataset,
-   `POST /v1/prediction_batches`.
+   `POST /v1/prediction_batches`. `POST /v1/evaluations` measures it on other data, by group and with changed texts.
 
 Every call but the health checks needs `Authorization: Bearer KEY`. The first key stands in `admin.key` of the home
 folder; press **Authorize** to use it on this page. Every error has one shape,

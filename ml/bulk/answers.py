@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.artifact.description import INT8
-from ml.artifact.manifest import DamagedFolderError, newest_verified, publish_folder, read_manifest, verify_folder
+from ml.artifact.manifest import (
+    DamagedFolderError,
+    DiskFullError,
+    newest_verified,
+    publish_folder,
+    read_manifest,
+    verify_folder,
+)
 from ml.artifact.tokenizer import Text
 from ml.inference.classifier import OnnxClassifier, WrongAnswersError, load_classifier, open_session
 from ml.specs.bulk import Bulk
@@ -59,7 +66,7 @@ def answer(
 ) -> Outputs:
     """The outputs (N, H) of all `total` texts; of those that are None, NaN.
 
-    Raises StoppedError once `stop()` is true, with a checkpoint of what was done.
+    Raises StoppedError once `stop()` is true, with a checkpoint of what was done where there is room for one.
     """
     # What the outputs depend on: a checkpoint of something else is of no use.
     asked = spec.model_dump(mode="json", exclude={"name", "metadata", "checkpoint_every_seconds"})
@@ -120,8 +127,12 @@ def _resume(run: RunDirectory, outputs: Outputs, fingerprint: dict[str, Any]) ->
 
 def _save(run: RunDirectory, outputs: Outputs, done: int, fingerprint: dict[str, Any]) -> None:
     name, facts = f"step-{done:08d}", {"step": done, "fingerprint": fingerprint}
-    with publish_folder(run.checkpoints / name, "checkpoint", facts) as folder:
-        np.save(folder / OUTPUTS, outputs[:done])
+    try:
+        with publish_folder(run.checkpoints / name, "checkpoint", facts) as folder:
+            np.save(folder / OUTPUTS, outputs[:done])
+    except DiskFullError as error:
+        run.tell("message", f"{error.strerror}; the newest before it is kept", level="warning")
+        return
     _remove_all_but_newest(run.checkpoints)
     data = {"folder": name, "step": done, "epoch": done / len(outputs), "metrics": {}}
     run.tell("checkpoint", f"{done} of {len(outputs)} texts are answered", data)

@@ -1,11 +1,13 @@
 """A whole dataset answered: each row once, as the served model answers it, however often the work was interrupted."""
 
+import errno
 import itertools
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ml.artifact.description import ONNX
@@ -132,3 +134,16 @@ def test_a_model_that_is_damaged_answers_nothing(exported_full: Exported, tmp_pa
     assert run_child(run) == ExitCode.BAD_INPUT
     error = json.loads((run.path / "error.json").read_text())
     assert (error["code"], ONNX in error["message"]) == ("model_unfit", True)
+
+
+def test_a_checkpoint_that_finds_no_room_is_left_out(
+    exported_full: Exported, tmp_path: Path, finished: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_file: Path, _array: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = lay_out_batch(tmp_path, exported_full, checkpoint_every_seconds=0)
+    monkeypatch.setattr(np, "save", fail)
+    assert carry_out(run) == contents(finished)
+    assert "there is no room on the disk for checkpoint" in read_events(run, "message")[0]["message"]
+    assert read_events(run, "checkpoint") == []
