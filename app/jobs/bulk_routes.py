@@ -23,13 +23,22 @@ JSON_LINES = "application/jsonl"
 prediction_batches = APIRouter(prefix="/v1/prediction_batches", tags=["predictions"])
 evaluations = APIRouter(prefix="/v1/evaluations", tags=["models"])
 
-DOWNLOAD: dict[str, Any] = {
-    "response_class": StreamingResponse,
-    "responses": {
-        200: {"content": {JSON_LINES: {"schema": {"type": "string"}}}, "description": "A JSON object a line."},
-        409: {"model": ErrorBody, "description": "The job has not succeeded"},
-    },
-}
+
+def _lines(example: str) -> dict[str, Any]:
+    """What the documentation says of a route that streams a file."""
+    content = {JSON_LINES: {"schema": {"type": "string"}, "example": example + "\n"}}
+    return {
+        "response_class": StreamingResponse,
+        "responses": {
+            200: {"content": content, "description": "A JSON object a line."},
+            409: {"model": ErrorBody, "description": "The job has not succeeded"},
+        },
+    }
+
+
+ANSWER = '{"row":1,"label":"refund","score":0.91,"scores":{"order_status":0.09,"refund":0.91}}'
+MEASURED = ANSWER[:-1] + ',"expected":"refund","is_right":true,"perturbed":{"typo":{"label":"refund","score":0.84}}}'
+ERROR = '{"row":7,"code":"empty_text","message":"column \'text\' is empty; there is nothing to classify."}'
 
 
 @prediction_batches.post("", status_code=201, summary="Classify a whole dataset")
@@ -52,7 +61,7 @@ def create_prediction_batch(
     return JobBody.of(row)
 
 
-@prediction_batches.get("/{job_id}/output", summary="Download a batch's answers", **DOWNLOAD)
+@prediction_batches.get("/{job_id}/output", summary="Download a batch's answers", **_lines(ANSWER))
 def get_prediction_batch_output(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
     """A line for each row that was answered, in the dataset's order: `{"row": 1, "label": …, "score": …, …}`.
 
@@ -61,7 +70,7 @@ def get_prediction_batch_output(job_id: str, caller: Authenticated, services: Wi
     return _download(caller, services, job_id, "prediction_batch", OUTPUT)
 
 
-@prediction_batches.get("/{job_id}/errors", summary="Download a batch's errors", **DOWNLOAD)
+@prediction_batches.get("/{job_id}/errors", summary="Download a batch's errors", **_lines(ERROR))
 def get_prediction_batch_errors(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
     """A line for each row that could not be answered: `{"row": 7, "code": "empty_text", "message": …}`."""
     return _download(caller, services, job_id, "prediction_batch", ERRORS)
@@ -87,7 +96,7 @@ def create_evaluation(
     return JobBody.of(row)
 
 
-@evaluations.get("/{job_id}/output", summary="Download an evaluation's answers", **DOWNLOAD)
+@evaluations.get("/{job_id}/output", summary="Download an evaluation's answers", **_lines(MEASURED))
 def get_evaluation_output(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
     """A line for each row that was measured: `{"row": 1, "label": …, "expected": …, "is_right": true, …}`.
 
@@ -96,7 +105,7 @@ def get_evaluation_output(job_id: str, caller: Authenticated, services: Wired) -
     return _download(caller, services, job_id, "evaluation", OUTPUT)
 
 
-@evaluations.get("/{job_id}/errors", summary="Download an evaluation's errors", **DOWNLOAD)
+@evaluations.get("/{job_id}/errors", summary="Download an evaluation's errors", **_lines(ERROR))
 def get_evaluation_errors(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
     """A line for each row that could not be measured: `{"row": 7, "code": "missing_label", "message": …}`."""
     return _download(caller, services, job_id, "evaluation", ERRORS)

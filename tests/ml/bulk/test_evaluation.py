@@ -2,17 +2,20 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
+from ml.bulk import evaluation
 from ml.bulk.answers import CHUNK_TEXTS
 from ml.bulk.evaluation import evaluate
 from ml.bulk.report import ERRORS, OUTPUT, EvaluationReport
 from ml.evaluation.groups import FEWEST_ROWS
 from ml.specs.errors import SpecError
+from ml.tasks.build import TaskState, build_task
 from ml.training.errors import ExitCode, StoppedError
 from ml.training.run import RunDirectory
 from tests.ml.bulk.runs import lay_out, read_lines, run_child
@@ -138,3 +141,49 @@ def test_a_dataset_of_other_labels_is_refused(exported_full: Exported, tmp_path:
     run = lay_out(tmp_path, "evaluation", exported_full, [("hello", "never heard of")])
     with pytest.raises(SpecError, match="which the model doesn't know"):
         evaluate(run, run.read_placement(), never)
+
+
+class FakeClassifier:
+    """Answers with the number that stands in a text, in the first output and its opposite in the second."""
+
+    def __init__(self, state: TaskState) -> None:
+        self.description = SimpleNamespace(task=state)
+        self.task = build_task(state)
+
+    def tokenize(self, texts: list[str]) -> list[str]:
+        return texts
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        numbers = np.array([[float(text), -float(text)] for text in texts], np.float32)
+        return numbers[:, : self.task.width]
+
+
+def state_of(kind: str, reading: str, labels: tuple[str, ...] = ("cold", "warm")) -> TaskState:
+    return TaskState.model_validate({"type": kind, "reading": reading, "labels": list(labels)})
+
+
+@pytest.mark.parametrize(
+    ("state", "labels", "metric", "expected", "right"),
+    [
+        (state_of("multi_label", "sigmoid"), ['["cold"]', "[]"], "exact_match", ["cold"], True),
+        (state_of("ordinal", "softmax"), ["cold", "cold"], "qwk", "cold", True),
+        (
+            state_of("text_classification", "softmax"),
+            ['{"cold": 3, "warm": 1}', '{"cold": 1}'],
+            "accuracy",
+            {"cold": 0.75, "warm": 0.25},
+            True,
+        ),
+        (state_of("regression", "identity", ()), ["1.5", "2"], "mae", 1.5, None),
+    ],
+)
+def test_every_task_is_measured_by_its_own_metrics(
+    tmp_path: Path, exported_full: Exported, monkeypatch: pytest.MonkeyPatch,
+    state: TaskState, labels: list[str], metric: str, expected: Any, right: bool | None,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(evaluation, "load_model", lambda _placement: FakeClassifier(state))
+    texts = ["2.5", "-3"]
+    run = lay_out(tmp_path, "evaluation", exported_full, list(zip(texts, labels, strict=True)))
+    assert metric in evaluate(run, run.read_placement(), never).metrics
+    line = read_lines(run.output / OUTPUT)[0]
+    assert (line["expected"], line.get("is_right")) == (expected, right)
