@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from app.db.migrate import current_revision, head_revision, upgrade
 from app.db.session import Database
-from app.db.tables import Base, CheckpointRow, DatasetRow, ModelRow, WorkerRow
+from app.db.tables import Base, CheckpointRow, DatasetRow, JobRow, ModelRow, WorkerRow
 from app.jobs import repository as jobs
 from app.jobs.repository import Why
 from app.retention import FOLDERS
@@ -125,7 +125,7 @@ def _write_rows(folder: Path, database: Database) -> tuple[dict[str, int], dict[
 
 def _named(session: Session) -> dict[str, str | None]:
     """The keys that rows name: of folders, and of files with their sha256. What may go soonest comes first."""
-    folders = (CheckpointRow.folder, ModelRow.folder, ModelRow.base_folder)
+    folders = (CheckpointRow.folder, JobRow.output, ModelRow.folder, ModelRow.base_folder)
     keys = {key: None for column in folders for key in session.scalars(select(column)) if key is not None}
     return {**keys, **{row.file: row.sha256 for row in session.execute(select(DatasetRow.file, DatasetRow.sha256))}}
 

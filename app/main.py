@@ -19,6 +19,7 @@ from app.http.errors import ErrorBody, install_error_handlers
 from app.http.health import router as health_routes
 from app.http.request_id import RequestIdMiddleware
 from app.http.services import Services
+from app.jobs.bulk_routes import evaluations, prediction_batches
 from app.jobs.comparison_routes import router as comparison_routes
 from app.jobs.reconciler import Reconciler
 from app.jobs.routes import router as job_routes
@@ -123,6 +124,8 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         app.include_router(base_model_routes)
         app.include_router(job_routes)
         app.include_router(comparison_routes)
+        app.include_router(prediction_batches)
+        app.include_router(evaluations)
         app.include_router(model_routes)
         app.include_router(alias_routes)
     return app

@@ -1,4 +1,4 @@
-"""Takes away what is kept no longer: old checkpoints, files that no row names, what a killed process left in scratch.
+"""Takes away what is kept no longer: old checkpoints and outputs, files that no row names, what a killed process left.
 
 It knows rows and files, and no HTTP. Rows go first, files second. A file is taken for an orphan only when it is old:
 whoever stores one writes its row afterwards.
@@ -21,7 +21,7 @@ from typing import Literal
 from sqlalchemy import select
 
 from app.db.session import Database
-from app.db.tables import CheckpointRow, DatasetRow, ModelRow
+from app.db.tables import CheckpointRow, DatasetRow, JobRow, ModelRow
 from app.http.idempotency import release_all_expired
 from app.jobs import repository as jobs
 from app.models import repository as models
@@ -37,7 +37,7 @@ LOOK_SECONDS = 300.0
 FOLDERS = ("bases", "datasets", "jobs")
 _UNIT = re.compile(
     r"(?P<unit>.*?/\.tmp-[^/]+"  # a file that was never finished
-    r"|bases/[^/]+|datasets/[^/]+|jobs/[^/]+/[^/]+/(?:artifact|checkpoints/[^/]+))(?:/.*)?"
+    r"|bases/[^/]+|datasets/[^/]+|jobs/[^/]+/[^/]+/(?:artifact|output|checkpoints/[^/]+))(?:/.*)?"
 )
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 class Removal:
     """One thing that goes."""
 
-    what: Literal["checkpoint of an ended job", "named by no row", "left in scratch"]
+    what: Literal["checkpoint of an ended job", "files of an ended job", "named by no row", "left in scratch"]
     name: str  # key in the store, or path on this machine
     bytes: int
 
@@ -77,6 +77,7 @@ class Retention:
         self._store = store
         self._scratch = settings.scratch
         self._checkpoint_seconds = settings.checkpoint_days * DAY_SECONDS
+        self._output_seconds = settings.output_days * DAY_SECONDS
         self._clock = clock
 
     def sweep(self, *, is_dry: bool = False) -> Iterator[Removal]:
@@ -85,6 +86,7 @@ class Retention:
         Any number of processes may sweep at once.
         """
         yield from self._sweep_checkpoints(is_dry)
+        yield from self._sweep_outputs(is_dry)
         yield from self._sweep_store(is_dry)
         yield from self.sweep_runs(is_dry=is_dry)
         yield from self._sweep_scratch(is_dry)
@@ -108,6 +110,21 @@ class Retention:
                     self._store.discard(row.folder)
                 yield Removal("checkpoint of an ended job", row.folder, row.bytes)
 
+    def _sweep_outputs(self, is_dry: bool) -> Iterator[Removal]:
+        """Those of jobs that ended long ago; what they came to stays."""
+        before = self._clock() - self._output_seconds
+        with self._database.read() as session:
+            old = jobs.outputs_of_ended(session, before=before)
+        for job_id, folder in old.items():
+            pile = _Pile()
+            for file in self._store.files(folder):
+                pile.add(file.bytes, file.changed_at)
+            if not is_dry:
+                with self._database.write() as session:
+                    jobs.forget_output(session, job_id)
+                self._store.discard(folder)
+            yield Removal("files of an ended job", folder, pile.bytes)
+
     def _sweep_store(self, is_dry: bool) -> Iterator[Removal]:
         piles: dict[str, _Pile] = {}
         for folder in FOLDERS:
@@ -121,7 +138,7 @@ class Retention:
                 yield Removal("named by no row", unit, pile.bytes)
 
     def _named_units(self) -> set[str | None]:
-        columns = (DatasetRow.file, CheckpointRow.folder, ModelRow.folder, ModelRow.base_folder)
+        columns = (DatasetRow.file, CheckpointRow.folder, JobRow.output, ModelRow.folder, ModelRow.base_folder)
         with self._database.read() as session:
             return {_unit_of(key) for column in columns for key in session.scalars(select(column)) if key is not None}
 

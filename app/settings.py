@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     checkpoint_days: float = Field(
         7, ge=0, description="Days after a job's end that its checkpoints are kept. Its model stays."
     )
+    output_days: float = Field(
+        30, ge=0, description="Days after its end that the files of a prediction batch or an evaluation are kept."
+    )
     training_queue: str = Field("cpu", pattern="^(cpu|gpu)$", description="Queue new training jobs go to.")
     devices: str = Field(
         "auto", description="What a worker trains on: auto, cpu, or GPU numbers such as 0,1. One training slot each."

@@ -25,6 +25,11 @@ POINTS = {
         *("checkpoint.after_commit", "checkpoint.after_forget"),
         *("model.before_store", "model.after_base", "model.after_store", "model.after_commit"),
     ),
+    "batch worker": (
+        "checkpoint.after_commit",
+        "output.before_store",
+        "output.after_store",
+    ),  # amid a batch, at its end
     "trainer": tuple(f"{folder}.{step}" for folder in _FOLDERS for step in _STEPS),
 }
 

@@ -13,7 +13,7 @@ from app.retention import Retention, Sweeper
 from app.settings import Settings
 from app.storage import FileStore
 from workers.celery_app import make_worker_app, serve
-from workers.devices import SHORT_SLOT, plan_slots, visible_gpus
+from workers.devices import BULK_SLOT, SHORT_SLOT, plan_slots, visible_gpus
 from workers.runner import Runner
 from workers.slots import Slots
 from workers.spares import Spares
@@ -39,7 +39,7 @@ def main() -> int:
     plan = [*plan_slots(settings.devices, list_gpus=visible_gpus), SHORT_SLOT]
     kept = [slot.environment for slot in plan] if settings.spare_trainers else []
     spares = Spares(kept, settings.home.resolve(), nice=settings.trainer_nice)
-    slots = Slots(plan, database, Runner(database, store, settings, spares), queue, settings, spares)
+    slots = Slots([*plan, BULK_SLOT], database, Runner(database, store, settings, spares), queue, settings, spares)
     reconciler = Reconciler(database, queue, settings, Presence(f"{slots.host}:{os.getpid()}", slots.queues))
     retention = Retention(database, store, settings)
     sweeper = Sweeper(retention, settings.home.resolve())

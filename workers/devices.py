@@ -1,4 +1,7 @@
-"""What a worker works on: a slot for each visible GPU, or one for the CPU; and one for short work. Torch-free."""
+"""What a worker works on: a slot for each visible GPU, or one for the CPU; one for short work; one for bulk work.
+
+Torch-free.
+"""
 
 import itertools
 import os
@@ -6,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from app.jobs.states import SHORT_KINDS, SHORT_QUEUE
+from app.jobs.states import BULK_KINDS, BULK_QUEUE, SHORT_KINDS, SHORT_QUEUE
 from ml.specs.job import JobKind
 
 
@@ -22,6 +25,9 @@ class Slot:
 
 # Every worker has it beside its training slots, so that a dry run does not wait for hours. It leaves the GPUs to them.
 SHORT_SLOT = Slot("short", (SHORT_QUEUE,), {"CUDA_VISIBLE_DEVICES": ""}, SHORT_KINDS)
+
+# So that neither waits for the other. Its children never import torch: they take no spare trainer, and see no GPU.
+BULK_SLOT = Slot("bulk", (BULK_QUEUE,), {}, BULK_KINDS)
 
 
 def plan_slots(devices: str, *, list_gpus: Callable[[], list[str]]) -> list[Slot]:

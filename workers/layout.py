@@ -16,6 +16,7 @@ from app.db.session import Database
 from app.db.tables import CheckpointRow, JobRow, ModelRow
 from app.jobs import repository
 from app.jobs.setups import setup_of, teachers_in
+from app.jobs.states import BULK_KINDS
 from app.models import repository as models
 from app.models.service import folders_of
 from app.settings import Settings
@@ -47,11 +48,13 @@ class Layout:
         _write_json(folder / "spec.json", job.spec)
         _write_json(folder / "facts.json", dataset.facts)
         (folder / "rows.parquet").symlink_to(self._store.local_path(dataset.file))
-        base_models, start = self._start_of(job)
+        is_bulk = job.kind in BULK_KINDS
+        base_models, start = ({}, None) if is_bulk else self._start_of(job)
         placement = {
             "kind": job.kind,
             "base_models": {name: str(path) for name, path in base_models.items()},
             "start": start and str(start),
+            "model": self._folders(job, job.spec["model"]) if is_bulk else None,
             "dataset_sha256": dataset.sha256,
             "source": source and {"job_id": source.job_id, "checkpoint_id": source.id, "step": source.step},
             "teachers": self._teachers(job),
@@ -98,11 +101,11 @@ class Layout:
 
     def _teachers(self, job: JobRow) -> dict[str, tuple[str, str]]:
         """The folders of the models that the job's loss learns from, by id."""
-        found: dict[str, tuple[str, str]] = {}
-        for name in set(teachers_in(setup_of(job)).values()):
-            artifact, runtime = folders_of(self._store, self._model(job, name))
-            found[name] = (str(artifact), str(runtime))
-        return found
+        return {name: self._folders(job, name) for name in set(teachers_in(setup_of(job)).values())}
+
+    def _folders(self, job: JobRow, model_id: str) -> tuple[str, str]:
+        artifact, runtime = folders_of(self._store, self._model(job, model_id))
+        return str(artifact), str(runtime)
 
     def _model(self, job: JobRow, model_id: str) -> ModelRow:
         with self._database.read() as session:

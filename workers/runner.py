@@ -176,7 +176,7 @@ class _Run:
         """Remove from the store what a worker that was killed under an earlier claim left there, and no row names."""
         for fence in range(1, self.claim.fence):
             prefix = f"jobs/{self.claim.job_id}/{fence}"
-            for key in {f"{prefix}/artifact", *self.store.children(f"{prefix}/checkpoints")} - kept:
+            for key in {f"{prefix}/artifact", f"{prefix}/output", *self.store.children(f"{prefix}/checkpoints")} - kept:
                 self.store.delete(key)
 
     # ------------------------------------------------------------------------------------------------------- during
@@ -366,17 +366,26 @@ class _Run:
         return key
 
     def keep_result(self) -> Released | None:
-        """End a job that makes no model, with what it found."""
+        """End a job that makes no model, with what it found, and the files it wrote."""
+        output = self.folder / "output"
+        key = f"{self.prefix}/output" if output.exists() else None
         try:
             result = json.loads((self.folder / "result.json").read_bytes())
-        except (OSError, ValueError) as error:
+            if key is not None:
+                verify_folder(output)
+        except (OSError, ValueError, DamagedFolderError) as error:
             why = Why("result_unreadable", f"its result could not be read: {error}")
             return self.release(charge=True, why=why)
+        if key is not None:
+            crash_point("output.before_store")
+            self.store.put_folder(output, key)
+            crash_point("output.after_store")
 
         def finish(session: Session) -> None:
-            repository.finish(session, self.claim, status="succeeded", now=self.database.now, result=result)
+            repository.finish(session, self.claim, status="succeeded", now=self.database.now, result=result, output=key)
             repository.append_events(session, self.claim.job_id, [status_event("succeeded", "succeeded")])
 
+        # The files of a claim that was lost are swept, by the next one or as orphans.
         self.persist(finish)
         return None
 

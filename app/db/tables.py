@@ -132,6 +132,7 @@ class JobRow(IdempotentMixin, Base):
     metrics: Mapped[Json]
     error: Mapped[Json | None]
     result: Mapped[Json | None]  # what a job without a model came to
+    output: Mapped[str | None]  # the folder of its files in the store, while they are kept
     model_id: Mapped[str | None]
     created_at: Mapped[float]
     started_at: Mapped[float | None]

@@ -19,8 +19,9 @@ Labelled text in, a served classifier out; and the **loss** is a typed, checked 
 3. **Watch** it: `GET /v1/jobs/{id}/events`, as pages or as a stream.
    `POST /v1/comparisons` trains several losses on the same split and seeds, or on the same folds, and says which differ
    by more than chance; or cross-validates one.
-4. **Predict** with the model it published: `POST /v1/predictions`. `PUT /v1/aliases/{name}` gives it a name of yours,
-   which can be pointed at its successor while it is asked.
+4. **Predict** with the model it published: `POST /v1/predictions`; or for a whole dataset,
+   `POST /v1/prediction_batches`. `POST /v1/evaluations` measures it on other data, by group and with changed texts.
+   `PUT /v1/aliases/{name}` gives it a name of yours, which can be pointed at its successor while it is asked.
 
 Every call but the health checks needs `Authorization: Bearer KEY`. The first key stands in `admin.key` of the home
 folder; press **Authorize** to use it on this page. Every error has one shape,

@@ -458,6 +458,18 @@ def checkpoints_of_ended(session: Session, before: float) -> list[CheckpointRow]
     return list(session.scalars(query.order_by(CheckpointRow.job_id, *_NEWEST_FIRST)))
 
 
+def outputs_of_ended(session: Session, before: float) -> dict[str, str]:
+    """The folders of files that jobs left which ended before a time, in unix seconds; by job."""
+    has_files = (JobRow.status.in_(ENDED), JobRow.finished_at < before, JobRow.output.is_not(None))
+    rows = session.execute(select(JobRow.id, JobRow.output).where(*has_files).order_by(JobRow.id))
+    return {job_id: folder for job_id, folder in rows if folder is not None}
+
+
+def forget_output(session: Session, job_id: str) -> None:
+    """Forget the files of a job, which are the caller's to remove."""
+    session.execute(update(JobRow).where(JobRow.id == job_id).values(output=None))
+
+
 def list_checkpoints(session: Session, job_id: str, page: PageRequest) -> tuple[list[CheckpointRow], bool]:
     """One page of a job's checkpoints."""
     return fetch_page(session, select(CheckpointRow).where(CheckpointRow.job_id == job_id), CheckpointRow.id, page)

@@ -8,13 +8,16 @@ from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
 from app.http.errors import ErrorDetail
 from app.jobs.estimate import Estimate
 from app.jobs.states import CAUSES, shown_status
+from ml.bulk.report import EvaluationReport, PredictionBatchReport
 from ml.training.report import ComparisonReport, DryRunReport
+
+Report = DryRunReport | ComparisonReport | PredictionBatchReport | EvaluationReport
 
 
 class Progress(BaseModel):
     """How far a job is."""
 
-    step: int = 0
+    step: int = Field(0, description="Of a prediction batch or an evaluation, a text.")
     steps: int | None = Field(None, description="Null until the trainer has counted them.")
     epoch: float = 0
     epochs: int | None = None
@@ -41,7 +44,9 @@ class JobBody(BaseModel):
 
     id: str = Field(examples=["job_019a8f3c2b7e5f0a1b2c3d4e5f60718"])
     object: Literal["job"] = "job"
-    kind: str = Field(description="training, dry_run, comparison or publish; more kinds may come.")
+    kind: str = Field(
+        description="training, dry_run, comparison, publish, prediction_batch or evaluation; more kinds may come."
+    )
     name: str
     source: PublishedFrom | None = Field(description="Of a publish job: the checkpoint it makes a model of.")
     status: str = Field(
@@ -51,8 +56,9 @@ class JobBody(BaseModel):
     dataset: str
     spec: dict[str, Any] = Field(description="The resolved spec: every default filled in.")
     model_id: str | None = Field(description="The model it published, once it succeeded.")
-    result: DryRunReport | ComparisonReport | None = Field(
-        description="What a dry run or a comparison found; null for a training, and until there is one."
+    result: Report | None = Field(
+        description="What a dry run, a comparison or an evaluation found, or a prediction batch came to; null for a "
+        "training, and until there is one."
     )
     error: ErrorDetail | None
     attempts: int = Field(description="Attempts that ended badly without a new checkpoint.")
@@ -91,9 +97,11 @@ class JobBody(BaseModel):
         )
 
 
-_REPORTS: dict[str, type[DryRunReport | ComparisonReport]] = {
+_REPORTS: dict[str, type[Report]] = {
     "dry_run": DryRunReport,
     "comparison": ComparisonReport,
+    "prediction_batch": PredictionBatchReport,
+    "evaluation": EvaluationReport,
 }
 
 

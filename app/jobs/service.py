@@ -13,7 +13,7 @@ from app.base_models.service import BaseModelService
 from app.datasets import repository as datasets
 from app.datasets.service import DatasetService
 from app.db.session import Database
-from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
+from app.db.tables import CheckpointRow, DatasetRow, EventRow, JobRow, MetricRow
 from app.errors import BadRequestError, ConflictError, NotFoundError
 from app.http.idempotency import create_once, find_created, idempotency_of
 from app.http.pagination import PageRequest
@@ -22,21 +22,30 @@ from app.jobs import repository
 from app.jobs.estimate import check_memory, estimate
 from app.jobs.repository import status_event
 from app.jobs.schemas import JobValidation
-from app.jobs.setups import AnySetup, models_of, teachers_in, with_model
-from app.jobs.states import ENDED, SHORT_KINDS, SHORT_QUEUE, shown_status
+from app.jobs.setups import AnySpec, Asked, models_of, teachers_in, with_model
+from app.jobs.states import BULK_KINDS, BULK_QUEUE, ENDED, SHORT_KINDS, SHORT_QUEUE, shown_status
 from app.keys.service import Caller
 from app.models import repository as models
 from app.models.service import ModelService
 from app.queue import JobQueue
+from ml.bulk.checks import needed_headers as headers_to_measure
+from ml.bulk.checks import select_rows
+from ml.bulk.report import ERRORS, FileReport
 from ml.comparisons import resolve_comparison
 from ml.crash_points import crash_point
 from ml.resolve import Cells, Resolved, needed_headers, resolve
-from ml.specs.comparison import Comparison
+from ml.specs.bulk import Bulk, ModelEvaluation
 from ml.specs.errors import SpecError, refuse
 from ml.specs.facts import BaseFacts, DatasetFacts
 from ml.specs.job import JobKind, JobSpec, Setup
 from ml.specs.losses.composition import teachers_of, term_id, terms_of
+from ml.tasks.build import TaskState
 from ml.tasks.class_weights import weigh_labels
+
+_HAS_LEARNED = (
+    "the model was trained on rows of this dataset, and answers those better than others. Set part to test, where the "
+    "dataset has a split column."
+)
 
 
 class JobService:
@@ -61,24 +70,22 @@ class JobService:
         self._training_queue = training_queue
         self._memory_limit = trainer_memory_bytes if training_queue == "cpu" else 0  # of a GPU none is known
 
-    def submit(
-        self, caller: Caller, spec: JobSpec | Comparison, idempotency_key: str | None, *, kind: JobKind
-    ) -> JobRow:
+    def submit(self, caller: Caller, spec: AnySpec, idempotency_key: str | None, *, kind: JobKind) -> JobRow:
         """Check a spec against its dataset and queue it. Raises SpecError; what it returns is stored."""
         request = {"kind": kind, "spec": spec.model_dump(mode="json")}
         idempotency = idempotency_of(caller, idempotency_key, request)
         with self._database.read() as session:
             if (earlier := find_created(session, JobRow, idempotency)) is not None:
                 return earlier
-        spec = self._with_ids(caller, spec)
-        row = self._new_row(caller, kind, *self._fill_in(caller, spec))
+        setup, warnings = self._fill_in(caller, self._with_ids(caller, spec))
+        row = self._new_row(caller, kind, setup, warnings)
 
         def insert(session: Session) -> JobRow:
             # What the job needs may have been deleted since it was read; from here on the job keeps it.
             if datasets.find_for_update(session, caller.project_id, spec.dataset) is None:
                 raise _no_dataset(spec)
             # In the order of their ids: two submissions that lock the same models must not wait for each other.
-            for pointer, model_id in sorted(models_of(spec).items(), key=lambda item: item[1]):
+            for pointer, model_id in sorted(models_of(setup).items(), key=lambda item: item[1]):
                 if models.find_for_update(session, caller.project_id, model_id) is None:
                     raise refuse(pointer, f"there is no model '{model_id}'.", "model_not_found")
             session.add(row)
@@ -224,7 +231,7 @@ class JobService:
             self._find(session, project_id, job_id)
             return repository.list_checkpoints(session, job_id, page)
 
-    def _with_ids(self, caller: Caller, spec: AnySetup) -> AnySetup:
+    def _with_ids(self, caller: Caller, spec: Asked) -> Asked:
         """The spec with ids in the place of aliases: what an alias stands for later changes nothing of a job."""
         names = teachers_in(spec) if spec.model in self._base_models else {"/model": spec.model, **teachers_in(spec)}
         ids = self._models.ids_of({(caller.project_id, name) for name in names.values()})
@@ -233,8 +240,29 @@ class JobService:
                 spec = with_model(spec, pointer, model_id)
         return spec
 
-    def _fill_in(self, caller: Caller, spec: JobSpec | Comparison) -> tuple[Setup, Sequence[str]]:
+    def output_file(self, project_id: str, job_id: str, kind: JobKind, name: str) -> tuple[str, FileReport]:
+        """The key of a file that a job of some kind wrote, and what it is.
+
+        NotFoundError where there is no such job or its files have been removed, ConflictError before it has succeeded.
+        """
+        row = self.get(project_id, job_id)
+        if row.kind != kind:
+            raise NotFoundError(f"Job '{job_id}' is of kind {row.kind}, not {kind}.", code="job_not_found")
+        if row.result is None:
+            raise ConflictError(
+                f"Job '{job_id}' is {shown_status(row.status, row.wanted)}: its files are there once it has succeeded.",
+                code="not_succeeded",
+            )
+        if row.output is None:
+            raise NotFoundError(
+                f"The files of job '{job_id}' are no longer kept (MINIMAND_OUTPUT_DAYS).", code="output_removed"
+            )
+        return f"{row.output}/{name}", FileReport.model_validate(row.result["files"][name])
+
+    def _fill_in(self, caller: Caller, spec: AnySpec) -> tuple[AnySpec, Sequence[str]]:
         """The spec with nothing left open, and warnings. Raises SpecError."""
+        if isinstance(spec, Bulk):
+            return self._fill_in_bulk(caller, spec)
         if isinstance(spec, JobSpec):
             resolved = self._resolve(caller, spec)
             return resolved.spec, resolved.warnings
@@ -243,18 +271,40 @@ class JobService:
         comparison = replace(comparison, arms=arms)
         return comparison.spec, comparison.warnings
 
+    def _fill_in_bulk(self, caller: Caller, spec: Bulk) -> tuple[Bulk, Sequence[str]]:
+        """The spec with its model's id, and warnings. Raises SpecError."""
+        try:
+            model = self._models.get_row(caller.project_id, spec.model)
+        except NotFoundError as error:
+            raise refuse("/model", str(error), "model_not_found") from error
+        dataset = self._dataset_of(caller, spec)
+        facts = self._datasets.facts(dataset)
+        spec = spec.model_copy(update={"model": model.id})
+        if isinstance(spec, ModelEvaluation):
+            cells = self._datasets.read_column_values(dataset, headers_to_measure(spec, facts))
+            select_rows(spec, facts, cells, TaskState.model_validate(model.description["task"]))
+            has_learned = spec.part != "test" and dataset.sha256 == model.description["dataset_sha256"]
+            return spec, [_HAS_LEARNED] if has_learned else []
+        empty = (
+            f"rows without a text: {facts.empty_texts}, the first is row {facts.first_empty_text}. {ERRORS} has them."
+        )
+        return spec, [empty] if facts.empty_texts else []
+
     def _resolve(self, caller: Caller, spec: JobSpec) -> Resolved:
         return self._check(caller, resolve(spec, *self._look_up(caller, spec)), "/loss")
 
     def _look_up(self, caller: Caller, spec: Setup) -> tuple[DatasetFacts, BaseFacts, Cells]:
         """What a spec is resolved against."""
         base = self._base_of(caller, spec.model)
-        try:
-            dataset = self._datasets.get_row(caller.project_id, spec.dataset)
-        except NotFoundError as error:
-            raise _no_dataset(spec) from error
+        dataset = self._dataset_of(caller, spec)
         facts = self._datasets.facts(dataset)
         return facts, base, self._datasets.read_column_values(dataset, needed_headers(spec, facts))
+
+    def _dataset_of(self, caller: Caller, spec: Setup | Bulk) -> DatasetRow:
+        try:
+            return self._datasets.get_row(caller.project_id, spec.dataset)
+        except NotFoundError as error:
+            raise _no_dataset(spec) from error
 
     def _base_of(self, caller: Caller, name: str) -> BaseFacts:
         """What is known of a base model, or of the one that a model of the project came from. Raises SpecError."""
@@ -296,12 +346,13 @@ class JobService:
                     "teacher_does_not_fit",
                 )
 
-    def _new_row(self, caller: Caller, kind: JobKind, spec: Setup, warnings: Sequence[str]) -> JobRow:
+    def _new_row(self, caller: Caller, kind: JobKind, spec: AnySpec, warnings: Sequence[str]) -> JobRow:
+        queues = {**dict.fromkeys(SHORT_KINDS, SHORT_QUEUE), **dict.fromkeys(BULK_KINDS, BULK_QUEUE)}
         return JobRow(
             id=new_id("job"),
             project_id=caller.project_id,
             kind=kind,
-            queue=SHORT_QUEUE if kind in SHORT_KINDS else self._training_queue,
+            queue=queues.get(kind, self._training_queue),
             name=spec.name,
             dataset_id=spec.dataset,
             spec=spec.model_dump(mode="json"),
@@ -331,7 +382,7 @@ class JobService:
         return row
 
 
-def _no_dataset(spec: Setup) -> SpecError:
+def _no_dataset(spec: Setup | Bulk) -> SpecError:
     return refuse("/dataset", f"there is no dataset '{spec.dataset}'.", "dataset_not_found")
 
 

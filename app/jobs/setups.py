@@ -4,20 +4,30 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from app.db.tables import JobRow
+from ml.specs.bulk import Bulk, ModelEvaluation, PredictionBatch
 from ml.specs.comparison import Comparison
 from ml.specs.job import JobSpec
 from ml.specs.losses.composition import teachers_of
 
-AnySetup = TypeVar("AnySetup", bound=JobSpec | Comparison)
+AnySpec = JobSpec | Comparison | Bulk
+Asked = TypeVar("Asked", bound=AnySpec)
+
+_SPECS: dict[str, type[AnySpec]] = {  # of other kinds: JobSpec
+    "comparison": Comparison,
+    "prediction_batch": PredictionBatch,
+    "evaluation": ModelEvaluation,
+}
 
 
-def setup_of(job: JobRow) -> JobSpec | Comparison:
+def setup_of(job: JobRow) -> AnySpec:
     """The spec that a job was queued with."""
-    return (Comparison if job.kind == "comparison" else JobSpec).model_validate(job.spec)
+    return _SPECS.get(job.kind, JobSpec).model_validate(job.spec)
 
 
-def teachers_in(setup: JobSpec | Comparison) -> dict[str, str]:
+def teachers_in(setup: AnySpec) -> dict[str, str]:
     """Ids of the models that its losses learn from, by JSON pointer."""
+    if isinstance(setup, Bulk):
+        return {}
     if isinstance(setup, Comparison):
         losses = {f"/losses/{place}": loss for place, loss in enumerate(setup.losses)}
     else:
@@ -27,15 +37,16 @@ def teachers_in(setup: JobSpec | Comparison) -> dict[str, str]:
     }
 
 
-def models_of(setup: JobSpec | Comparison) -> dict[str, str]:
-    """Ids of the models of the project that a job needs, by JSON pointer: its teachers, and the one it starts from."""
+def models_of(setup: AnySpec) -> dict[str, str]:
+    """Ids of the models of the project that a job needs, by JSON pointer: its teachers, and the one it starts from or
+    puts to a dataset."""
     start = {"/model": setup.model} if setup.model.startswith("mdl_") else {}
     return start | teachers_in(setup)
 
 
-def with_model(setup: AnySetup, pointer: str, model_id: str) -> AnySetup:
+def with_model(setup: Asked, pointer: str, model_id: str) -> Asked:
     """The same with another model at a JSON pointer of `models_of`."""
-    replaced: AnySetup = _replace(setup, pointer.split("/")[1:], model_id)
+    replaced: Asked = _replace(setup, pointer.split("/")[1:], model_id)
     return replaced
 
 

@@ -22,6 +22,8 @@ Cause = Literal[  # why a job left a worker's hands, or was ended or paused on r
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 SHORT_QUEUE = "short"  # of jobs that must not wait behind a training
 SHORT_KINDS: tuple[JobKind, ...] = ("dry_run", "publish")  # which they are
+BULK_QUEUE = "bulk"  # of jobs that put a model to a whole dataset: long ones, which need no GPU
+BULK_KINDS: tuple[JobKind, ...] = ("prediction_batch", "evaluation")
 LIVE: tuple[Status, ...] = ("queued", "running", "paused")
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 

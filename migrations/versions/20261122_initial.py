@@ -64,6 +64,7 @@ def upgrade() -> None:
     sa.Column('metrics', sa.JSON(), nullable=False),
     sa.Column('error', sa.JSON(), nullable=True),
     sa.Column('result', sa.JSON(), nullable=True),
+    sa.Column('output', sa.String(), nullable=True),
     sa.Column('model_id', sa.String(), nullable=True),
     sa.Column('created_at', sa.Double(), nullable=False),
     sa.Column('started_at', sa.Double(), nullable=True),

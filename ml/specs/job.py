@@ -29,9 +29,9 @@ Metadata = Annotated[
 ]
 Count = Annotated[int, Field(ge=1)]
 
-# What is done with a spec: train, try a few steps, compare several losses (a spec of its own: ml.specs.comparison), or
-# make a model of a checkpoint of its training.
-JobKind = Literal["training", "dry_run", "comparison", "publish"]
+# What is done with a spec: train, try a few steps, compare several losses (a spec of its own: ml.specs.comparison),
+# make a model of a checkpoint of its training, or put a model to a whole dataset (ml.specs.bulk).
+JobKind = Literal["training", "dry_run", "comparison", "publish", "prediction_batch", "evaluation"]
 
 
 class Split(Spec):

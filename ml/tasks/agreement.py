@@ -51,12 +51,6 @@ class HeldOut:
 
 def compare(task: Task, kind: str, first: Array, second: Array, held_out: HeldOut) -> Agreement:
     """Outputs (N, H) of both files for the same texts. kind: the task's type."""
-    moves = score_moves(task, first, second)
-    answers = task.answers(first)
-    if np.issubdtype(answers.dtype, np.floating):
-        changed = moves > VALUE_MOVES
-    else:
-        changed = (answers != task.answers(second)).reshape(len(first), -1).any(1)
     metric, fall = METRIC[kind], None
     if len(held_out.rows) >= FEWEST_LABELLED:
         truth, rows = task.truth(held_out.targets), held_out.rows
@@ -66,12 +60,21 @@ def compare(task: Task, kind: str, first: Array, second: Array, held_out: HeldOu
         fall = None if before is None or after is None else before - after
     return Agreement(
         texts=len(first),
-        changed=float(changed.mean()),
-        moved=float(moves.mean()),
+        changed=float(answers_changed(task, first, second).mean()),
+        moved=float(score_moves(task, first, second).mean()),
         labelled=len(held_out.rows),
         metric=metric,
         fall=fall,
     )
+
+
+def answers_changed(task: Task, first: Array, second: Array) -> NDArray[np.bool_]:
+    """(N,): whether each text has another label, set of labels, or a value that moved by a tenth of a deviation."""
+    answers = task.answers(first)
+    if np.issubdtype(answers.dtype, np.floating):
+        return score_moves(task, first, second) > VALUE_MOVES
+    changed: NDArray[np.bool_] = (answers != task.answers(second)).reshape(len(first), -1).any(1)
+    return changed
 
 
 def score_moves(task: Task, first: Array, second: Array) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""`python -m ml.training RUN_DIR`: train, try, compare or publish, as the directory asks.
+"""`python -m ml.training RUN_DIR`: train, try, compare, publish or answer a whole dataset, as the directory asks.
 
 It needs no service around it. `python -m ml.training --spare HOME PARENT_PID NICE` does its imports first and is told
 its run directory by standard input; HOME only says whose it is.
@@ -25,7 +25,15 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it reports every new
 from ml.artifact.manifest import DiskFullError
 from ml.lifeline import tie_to_parent, watch_stdin
 from ml.specs.errors import SpecError
-from ml.training.errors import ExitCode, ExportError, NonFiniteLossError, NothingToLearnError, StoppedError
+from ml.specs.job import JobKind
+from ml.training.errors import (
+    ExitCode,
+    ExportError,
+    NonFiniteLossError,
+    NothingToLearnError,
+    StoppedError,
+    UnfitModelError,
+)
 from ml.training.run import Placement, RunDirectory
 from ml.training.spare import wait_for_work
 
@@ -52,14 +60,13 @@ def run_to_the_end(folder: Path, *, is_settled: bool) -> int:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    placement = run.read_placement()
     try:
-        placement = run.read_placement()
         if not is_settled:
             _settle_in(placement.parent_pid, placement.nice)
         if placement.memory_bytes:
             resource.setrlimit(resource.RLIMIT_AS, (placement.memory_bytes, placement.memory_bytes))
-        work = {"training": _train, "publish": _train, "dry_run": _dry_run, "comparison": _compare}[placement.kind]
-        work(run, placement, stopping)
+        _WORK[placement.kind](run, placement, stopping)
     except StoppedError as error:
         log.info("%s", error)
         return ExitCode.STOPPED
@@ -72,6 +79,9 @@ def run_to_the_end(folder: Path, *, is_settled: bool) -> int:
     except NothingToLearnError as error:
         run.fail("nothing_to_learn", str(error))
         return _report(ExitCode.BAD_INPUT, error)
+    except UnfitModelError as error:
+        run.fail("model_unfit", str(error))
+        return _report(ExitCode.BAD_INPUT, error)
     except ExportError as error:
         run.fail("export_failed", str(error))
         return _report(ExitCode.BAD_INPUT, error)
@@ -82,7 +92,7 @@ def run_to_the_end(folder: Path, *, is_settled: bool) -> int:
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         if not _is_out_of_memory(error):
             raise
-        run.fail("out_of_memory", _memory_advice(error))
+        run.fail("out_of_memory", _memory_advice(placement.kind, error))
         return _report(ExitCode.OUT_OF_MEMORY, error)
     return ExitCode.DONE
 
@@ -189,6 +199,28 @@ def _compare(run: RunDirectory, placement: Placement, stopping: threading.Event)
     run.tell("message", report.conclusion)
 
 
+def _predict(run: RunDirectory, placement: Placement, stopping: threading.Event) -> None:
+    from ml.bulk.prediction_batch import predict
+
+    run.write_result(predict(run, placement, stopping.is_set))
+
+
+def _evaluate(run: RunDirectory, placement: Placement, stopping: threading.Event) -> None:
+    from ml.bulk.evaluation import evaluate
+
+    run.write_result(evaluate(run, placement, stopping.is_set))
+
+
+_WORK: dict[JobKind, Callable[[RunDirectory, Placement, threading.Event], None]] = {
+    "training": _train,
+    "publish": _train,
+    "dry_run": _dry_run,
+    "comparison": _compare,
+    "prediction_batch": _predict,
+    "evaluation": _evaluate,
+}
+
+
 def _settle_in(parent_pid: int | None, nice: int, heard: Callable[[bytes], None] | None = None) -> None:
     """Die with the parent, and step back. Once in a process, and before any library starts a thread."""
     if parent_pid is not None:
@@ -211,11 +243,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in words for sign in signs)
 
 
-def _memory_advice(error: BaseException) -> str:
+def _memory_advice(kind: JobKind, error: BaseException) -> str:
     first = (str(error).splitlines() or [type(error).__name__])[0]
+    if kind in ("prediction_batch", "evaluation"):
+        mend = "Cut the dataset into several"
+    else:
+        mend = (
+            "Lower training.max_length, training.micro_batch_rows where it is set, or training.batch_size where a loss "
+            "couples the rows of a step"
+        )
     return (
-        f"the trainer ran out of memory ({first[:200]}). Lower training.max_length, training.micro_batch_rows where it "
-        "is set, or training.batch_size where a loss couples the rows of a step; or give the worker more "
+        f"the trainer ran out of memory ({first[:200]}). {mend}; or give the worker more "
         "(MINIMAND_TRAINER_MEMORY_BYTES)."
     )
 

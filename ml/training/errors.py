@@ -26,5 +26,9 @@ class NonFiniteLossError(Exception):
     """The loss or its gradient became NaN or infinite."""
 
 
+class UnfitModelError(Exception):
+    """A model that would not be served: it is damaged, or doesn't answer as the trained one did."""
+
+
 class ExportError(Exception):
     """The exported model does not answer as the trained one."""

@@ -1,6 +1,6 @@
 """A run directory: what a run is told, and what it tells. It knows files, and nothing of who reads them.
 
-RUN_DIR/spec.json       the job spec, or a comparison's
+RUN_DIR/spec.json       the job spec, or another kind's
         rows.parquet    the rows, normalised, and facts.json, what is known of them
         data.csv        or .tsv, .jsonl, .parquet: a run by hand brings this instead, and it is normalised first
         run.json        what to do, and where things are on this machine (optional)
@@ -8,7 +8,8 @@ RUN_DIR/spec.json       the job spec, or a comparison's
         checkpoints/    one folder each
         artifact/       the finished model
         base/           the shared encoder, for a model that stores only its head
-        result.json     what a dry run found, or a comparison
+        output/         the files of a prediction batch
+        result.json     what a dry run found, or a comparison, or came of a prediction batch
         arms/           the present run of a comparison
         error.json      why it failed
 """
@@ -50,6 +51,7 @@ class Placement(BaseModel):
     kind: JobKind = "training"
     base_models: dict[str, Path] = {}
     start: Path | None = None  # artifact of the model that is trained further
+    model: tuple[Path, Path] | None = None  # that answers a whole dataset, as one of `teachers`
     dataset_sha256: str | None = None
     source: Source | None = None  # of the checkpoint that is published
     teachers: dict[str, tuple[Path, Path]] = {}  # by model id: artifact, and where its session and tokenizer are
@@ -68,12 +70,13 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.artifact = self.path / "artifact"
         self.base = self.path / "base"
+        self.output = self.path / "output"
         self.rows = self.path / "rows.parquet"
         self.facts = self.path / "facts.json"
         self._events = self.path / "events.jsonl"
 
     def read_spec(self, kind: type[ReadSpec]) -> ReadSpec:
-        """The spec, a job's or a comparison's. Raises SpecError."""
+        """The spec of the run's kind. Raises SpecError."""
         try:
             given = json.loads((self.path / "spec.json").read_bytes())
         except (OSError, ValueError) as error:

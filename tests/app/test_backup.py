@@ -79,7 +79,9 @@ class House(AppHouse):
 
     def _end(self, claim: Claim) -> str:
         key, base = f"jobs/{claim.job_id}/{claim.fence}/artifact", "bases/abc"
+        output = f"jobs/{claim.job_id}/{claim.fence}/output"
         self.put_folder(key, b"head")
+        self.put_folder(output, b"lines")
         self.put_folder(base, b"encoder")
         row = ModelRow(
             id=new_id("mdl"),
@@ -94,7 +96,8 @@ class House(AppHouse):
             created_at=time.time(),
         )
         with self.database.write() as session:
-            repository.finish(session, claim, status="succeeded", now=self.database.now, model_id=row.id)
+            ended = {"status": "succeeded", "model_id": row.id, "output": output}
+            repository.finish(session, claim, now=self.database.now, **ended)
             session.add(row)
         return key
 

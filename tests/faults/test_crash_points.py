@@ -12,10 +12,11 @@ from ml.crash_points import POINTS
 from tests.conftest import wait_until_gone
 from tests.faults.conftest import Houses
 from tests.faults.site import ROWS, Site
-from tests.service import PATIENCE_SECONDS, all_items, events_of, reasons_of, wait_until
+from tests.service import PATIENCE_SECONDS, all_items, events_of, reasons_of, tickets, upload, wait_until
 
 # These run in `make test`.
-QUICK = {"job.after_commit", "checkpoint.after_store"}
+QUICK = {"job.after_commit", "checkpoint.after_store", "output.after_store"}
+BATCH_ROWS = 3_000  # some chunks, with a checkpoint after each
 
 
 def points(program: str) -> Any:
@@ -114,3 +115,36 @@ def test_a_folder_whose_writer_died_is_old_or_new_and_never_mixed(site: Site, cr
     site.settle(attempts=1)
     reasons = [reason for reason in reasons_of(events_of(site.client, job)) if reason != "resumed"]
     assert reasons == ["queued", "claimed", "requeued", "claimed", "succeeded"]
+
+
+@pytest.mark.row("the worker crashes amid a prediction batch, and at its end", runs=2)
+@points("batch worker")
+def test_a_batch_whose_worker_died_comes_to_the_same_bytes(site: Site, crash: Crash, point: str) -> None:
+    dataset, model = upload(site.client, tickets(BATCH_ROWS)), all_items(site.client, "/v1/models")[0]["id"]
+    body = {"model": model, "dataset": dataset, "checkpoint_every_seconds": 0}
+
+    def ask() -> str:
+        reply = site.client.post("/v1/prediction_batches", json=body)
+        assert reply.status_code == 201, reply.text
+        return str(reply.json()["id"])
+
+    def download(job: str) -> list[bytes]:
+        path = f"/v1/prediction_batches/{job}"
+        return [site.client.get(f"{path}/{name}").raise_for_status().content for name in ("output", "errors")]
+
+    first = site.service.start_worker()
+    crash.arm()
+    struck = ask()
+    assert first.process.wait(PATIENCE_SECONDS) == -9
+    wait_until_gone(site.service.trainers(), 10)
+    site.service.start_worker()
+    undisturbed = ask()
+    for job in (struck, undisturbed):
+        done = site.service.wait_for_job(site.client, job, ["succeeded"])
+        assert done["result"]["request_counts"] == {"total": BATCH_ROWS, "completed": BATCH_ROWS, "failed": 0}
+    assert download(struck) == download(undisturbed)
+    assert reasons_of(events_of(site.client, struck)) == [
+        *("queued", "claimed", "requeued", "claimed", "resumed", "succeeded")
+    ]
+    wait_until(lambda: not site.service.run_directories(), 30)
+    assert len(list((site.service.home / "files" / "jobs" / struck).glob("*/output"))) == 1

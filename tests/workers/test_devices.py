@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from workers.devices import Slot, plan_slots, visible_gpus
+from ml.specs.job import JobKind
+from workers.devices import BULK_SLOT, SHORT_SLOT, Slot, plan_slots, visible_gpus
 
 
 def _no_question() -> list[str]:
@@ -41,6 +43,13 @@ def test_auto_makes_a_slot_for_every_gpu_that_sees_no_other() -> None:
 def test_a_gpu_takes_the_jobs_of_both_queues() -> None:
     (slot,) = plan_slots("auto", list_gpus=lambda: ["0"])
     assert set(slot.queues) == {"gpu", "cpu"}
+
+
+def test_every_kind_of_job_has_a_slot_and_bulk_work_one_that_no_spare_trainer_is_kept_for() -> None:
+    slots = [*plan_slots("cpu", list_gpus=_no_question), SHORT_SLOT, BULK_SLOT]
+    assert sorted(kind for slot in slots for kind in slot.kinds) == sorted(get_args(JobKind))
+    environments = [slot.environment for slot in (*slots, *plan_slots("0", list_gpus=_no_question))]
+    assert environments.count(BULK_SLOT.environment) == 1
 
 
 @pytest.mark.parametrize("devices", ["0,1", " 0 , 1 ", "0,1,"])

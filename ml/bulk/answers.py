@@ -1,0 +1,147 @@
+"""What a model makes of many texts, in order: the part of bulk work that takes long, and goes on where it was stopped.
+
+What was answered is written down as checkpoints are, as outputs and not as text, so that a checkpoint is small and a
+worker that was lost costs little. Texts are answered in chunks that begin at the same rows however often the work is
+interrupted, so its outputs come to the same bits. It knows no dataset, and not what the answers are for.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.artifact.description import INT8
+from ml.artifact.manifest import (
+    DamagedFolderError,
+    DiskFullError,
+    newest_verified,
+    publish_folder,
+    read_manifest,
+    verify_folder,
+)
+from ml.artifact.tokenizer import Text
+from ml.cores import usable_cores
+from ml.inference.backends import OnnxBackend
+from ml.inference.classifier import OnnxClassifier, WrongAnswersError, load_classifier
+from ml.inference.shared import Shared
+from ml.specs.bulk import Bulk
+from ml.training.errors import StoppedError, UnfitModelError
+from ml.training.run import Placement, RunDirectory
+
+Outputs = NDArray[np.float32]
+Item = TypeVar("Item")
+
+CHUNK_TEXTS = 512  # in so many there are enough of like length, and they are answered within a second or some
+OUTPUTS = "outputs.npy"
+KEPT = 2  # checkpoints
+# A checkpoint holds all outputs so far. It waits until there are so much more of them, so that all that is written
+# stays within 21 times the last.
+LEAST_GROWTH = 1 / 20
+TELL_EVERY_SECONDS = 0.5
+
+
+def load_model(placement: Placement) -> OnnxClassifier:
+    """The model that a run names, from the file that is served. Raises UnfitModelError where it would not be."""
+    assert placement.model is not None, "bulk work names a model"
+    artifact, runtime = placement.model
+    try:
+        for folder in {artifact, runtime}:
+            verify_folder(folder, without=(INT8,))
+        shared = Shared(lambda file: OnnxBackend(file, placement.threads or usable_cores()))
+        return load_classifier(artifact, runtime, shared)
+    except (DamagedFolderError, WrongAnswersError) as error:
+        raise UnfitModelError(f"the model cannot answer: {error}") from error
+
+
+def answer(
+    run: RunDirectory,
+    classifier: OnnxClassifier,
+    texts: Iterable[Text | None],
+    total: int,
+    *,
+    spec: Bulk,
+    dataset_sha256: str | None,
+    stop: Callable[[], bool],
+) -> Outputs:
+    """The outputs (N, H) of all `total` texts; of those that are None, NaN.
+
+    Raises StoppedError once `stop()` is true, with a checkpoint of what was done where there is room for one.
+    """
+    # What the outputs depend on: a checkpoint of something else is of no use.
+    asked = spec.model_dump(mode="json", exclude={"name", "metadata", "checkpoint_every_seconds"})
+    fingerprint = {"spec": asked, "dataset_sha256": dataset_sha256}
+    outputs = np.full((total, classifier.task.width), np.nan, np.float32)
+    done = saved = _resume(run, outputs, fingerprint)
+    begun_with, begun_at = done, time.monotonic()
+    saved_at, told_at = begun_at, -TELL_EVERY_SECONDS
+    for chunk in chunks(islice(texts, done, None)):
+        if stop():
+            if done > saved:
+                _save(run, outputs, done, fingerprint)
+            raise StoppedError(f"stopped after {done} of {total} texts")
+        _answer_chunk(classifier, chunk, outputs[done : done + len(chunk)])
+        done += len(chunk)
+        now = time.monotonic()
+        if now - told_at >= TELL_EVERY_SECONDS or done == total:
+            left = (now - begun_at) / (done - begun_with) * (total - done)
+            run.tell("progress", f"{done} of {total}", {"step": done, "steps": total, "eta_seconds": round(left, 1)})
+            told_at = now
+        if done < total and now - saved_at >= spec.checkpoint_every_seconds and done - saved >= LEAST_GROWTH * saved:
+            _save(run, outputs, done, fingerprint)
+            saved, saved_at = done, now
+    return outputs
+
+
+def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Lists of CHUNK_TEXTS, the last one shorter."""
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK_TEXTS)):
+        yield chunk
+
+
+def _answer_chunk(classifier: OnnxClassifier, chunk: list[Text | None], outputs: Outputs) -> None:
+    """Fill in the outputs (N, H) of those texts that are there."""
+    places = [place for place, text in enumerate(chunk) if text is not None]
+    if places:
+        outputs[places] = classifier.logits(classifier.tokenize([text for text in chunk if text is not None]))
+
+
+def _resume(run: RunDirectory, outputs: Outputs, fingerprint: dict[str, Any]) -> int:
+    """Fill in what the newest checkpoint holds; returns of how many texts."""
+    folder = newest_verified(
+        run.checkpoints, lambda why: run.tell("message", f"checkpoint refused: {why}", level="warning")
+    )
+    if folder is None:
+        return 0
+    if read_manifest(folder)["fingerprint"] != fingerprint:
+        run.tell("message", "something else was asked before: beginning anew", level="warning")
+        shutil.rmtree(run.checkpoints)
+        return 0
+    kept = np.load(folder / OUTPUTS)
+    outputs[: len(kept)] = kept
+    data = {"reason": "resumed", "checkpoint": folder.name, "step": len(kept)}
+    run.tell("status", f"resumed after {len(kept)} texts", data)
+    return len(kept)
+
+
+def _save(run: RunDirectory, outputs: Outputs, done: int, fingerprint: dict[str, Any]) -> None:
+    name, facts = f"step-{done:08d}", {"step": done, "fingerprint": fingerprint}
+    try:
+        with publish_folder(run.checkpoints / name, "checkpoint", facts) as folder:
+            np.save(folder / OUTPUTS, outputs[:done])
+    except DiskFullError as error:
+        run.tell("message", f"{error.strerror}; the newest before it is kept", level="warning")
+        return
+    _remove_all_but_newest(run.checkpoints)
+    data = {"folder": name, "step": done, "epoch": done / len(outputs), "metrics": {}}
+    run.tell("checkpoint", f"{done} of {len(outputs)} texts are answered", data)
+
+
+def _remove_all_but_newest(checkpoints: Path) -> None:
+    for old in sorted(checkpoints.glob("step-*"))[:-KEPT]:
+        shutil.rmtree(old)
