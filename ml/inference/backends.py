@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -77,4 +78,15 @@ def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     # Threads that wait for an operator's next part spin while a pass runs, but take no core from others after it.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    _share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _share_arena() -> None:
+    """Let all sessions take what their passes need from one arena: each would keep what its largest pass took."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, None)
