@@ -14,8 +14,8 @@ from tests.faults.conftest import Houses
 from tests.faults.site import ROWS, Site
 from tests.service import PATIENCE_SECONDS, all_items, events_of, reasons_of, tickets, upload, wait_until
 
-# These run in `make test`.
-QUICK = {"job.after_commit", "checkpoint.after_store", "output.after_store"}
+# This one runs in `make test`, all in `make faults`.
+QUICK = {"output.after_store"}
 BATCH_ROWS = 3_000  # some chunks, with a checkpoint after each
 
 
