@@ -90,7 +90,7 @@ class ServedFile:
 
     def __init__(self, model: Model) -> None:
         from ml.artifact.tokenizer import load_tokenizer
-        from ml.inference.classifier import open_session
+        from ml.inference.backends import open_session
 
         self.session = open_session(model.file, THREADS)
         self._tokenizer = load_tokenizer(model.folder, MAX_LENGTH)

@@ -52,7 +52,7 @@ from benchmarks.servers import (
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "serving"
 OURS, RAW = "minimand", "onnxruntime"
-ROUNDS, SECONDS = 3, 10.0
+ROUNDS, SECONDS = 3, 5.0
 WARM_UP_SECONDS, WARM_UP_TEXTS = 1.0, 10_000_000  # the number of the first of the texts that warm up
 TRAIN_ROWS, VALIDATION_ROWS, TEST_ROWS = 1_200, 400, 800  # the latter two for what decides whether int8 will do
 RAW_TEXTS, RAW_BATCH = 2_048, 32
