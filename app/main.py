@@ -32,6 +32,7 @@ from app.periodic import Periodic
 from app.predictions.routes import router as prediction_routes
 from app.predictions.served import ServedModels, Watch
 from app.predictions.service import PredictionService
+from app.predictions.shortcut import PredictionShortcut
 from app.queue import JobQueue
 from app.retention import Retention, Sweeper
 from app.settings import Settings
@@ -113,10 +114,16 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     )
     app.state.services = services
     app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(
+        PredictionShortcut,
+        keys=services.keys,
+        predictions=services.predictions,
+        max_body_bytes=settings.max_body_bytes,
+    )
     app.add_middleware(RequestIdMiddleware)  # added last, and so the outermost
     install_error_handlers(app)
     install_docs(app)
-    app.include_router(prediction_routes)  # first: routes are tried in their order, and this one is in a hurry
+    app.include_router(prediction_routes)
     app.include_router(health_routes)
     if role == "api":
         app.include_router(dataset_routes(settings))

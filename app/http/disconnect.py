@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Request
+from starlette.types import Receive
 
 Result = TypeVar("Result")
 
@@ -13,11 +13,11 @@ class ClientLeftError(Exception):
     """Nobody waits for the reply any more."""
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """What the work gives; it is cancelled when the client leaves. The request's body must have been read."""
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """What the work gives; it is cancelled when the client leaves. The request's body must have been received."""
     working = asyncio.current_task()
     assert working is not None
-    watching = asyncio.ensure_future(_client_leaves(request))
+    watching = asyncio.ensure_future(_client_leaves(receive))
     watching.add_done_callback(lambda done: None if done.cancelled() else working.cancel())
     try:
         return await work
@@ -29,6 +29,6 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
         watching.cancel()
 
 
-async def _client_leaves(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _client_leaves(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
