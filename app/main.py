@@ -17,6 +17,8 @@ from app.http.body_limit import BodyLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
 from app.http.health import router as health_routes
+from app.http.metrics import Metrics
+from app.http.metrics import router as metrics_routes
 from app.http.request_id import RequestIdMiddleware
 from app.http.services import Services
 from app.jobs.bulk_routes import evaluations, prediction_batches
@@ -48,7 +50,13 @@ def build_services(settings: Settings) -> Services:
     datasets = DatasetService(database, store, settings)
     models = ModelService(database, store, settings.scratch)
     threads = settings.inference_threads or usable_cores()
-    served = ServedModels(models, ModelCache(settings.model_cache_bytes, threads), settings.preload)
+    cache = ModelCache(settings.model_cache_bytes, threads)
+    served = ServedModels(models, cache, settings.preload)
+    metrics = Metrics()
+    predictions = PredictionService(
+        served, threads=threads, max_waiting_texts=settings.max_waiting_texts, observer=metrics
+    )
+    metrics.watch(predictions, cache)
     queue = JobQueue(settings.broker_url)
     return Services(
         settings=settings,
@@ -70,7 +78,8 @@ def build_services(settings: Settings) -> Services:
         models=models,
         served=served,
         aliases=AliasService(database, models, base_models, served),
-        predictions=PredictionService(served, threads=threads, max_waiting_texts=settings.max_waiting_texts),
+        predictions=predictions,
+        metrics=metrics,
     )
 
 
@@ -118,6 +127,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     install_docs(app)
     app.include_router(prediction_routes)  # first: routes are tried in their order, and this one is in a hurry
     app.include_router(health_routes)
+    app.include_router(metrics_routes)
     if role == "api":
         app.include_router(dataset_routes(settings))
         app.include_router(loss_routes)

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.errors import (
     AuthenticationError,
@@ -50,6 +51,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OSError, _os_error)
     app.add_exception_handler(ClientLeftError, _client_left)
+    app.add_exception_handler(ClientDisconnect, _client_left)  # before its body was whole
     app.add_exception_handler(Exception, _unexpected_error)
 
 

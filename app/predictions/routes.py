@@ -25,6 +25,13 @@ class ShortRoute(APIRoute):
         answer_as_usual = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
+            try:
+                return await answer_quickly(request)
+            except Exception as error:
+                request.app.state.services.metrics.observe_failure(error)
+                raise
+
+        async def answer_quickly(request: Request) -> Response:
             headers = request.headers
             if headers.get("content-type") != "application/json" or "content-length" not in headers:
                 return await answer_as_usual(request)
@@ -46,5 +53,6 @@ router = APIRouter(prefix="/v1/predictions", tags=["predictions"], route_class=S
 async def predict(asked: PredictionRequest, caller: Authenticated, services: Wired, request: Request) -> Response:
     """The label, its probability, and the probability of every label, for one text or for a list."""
     prediction = await while_connected(request, services.predictions.predict(caller, asked))
+    services.metrics.observe_answer(prediction["timings_ms"])
     # As it is: to check our own answer against its schema takes longer than to make it.
     return Response(to_json(prediction, inf_nan_mode="null"), media_type="application/json")
