@@ -14,6 +14,7 @@ from app.datasets.routes import router as dataset_routes
 from app.datasets.service import DatasetService
 from app.db.session import Database
 from app.http.body_limit import BodyLimitMiddleware
+from app.http.connection_limit import ConnectionLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
 from app.http.health import router as health_routes
@@ -121,7 +122,9 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         responses={code: {"model": ErrorBody} for code in (401, 404, 422)},
     )
     app.state.services = services
+    app.state.connections, app.state.max_connections = (), 0  # of its server, which tells later
     app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(ConnectionLimitMiddleware)
     app.add_middleware(RequestIdMiddleware)  # added last, and so the outermost
     install_error_handlers(app)
     install_docs(app)
