@@ -32,6 +32,8 @@ _STOP_MARGIN_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 65
 _GRACEFUL_SECONDS = 5
 _START_PATIENCE_SECONDS = 60
+# Connections are open files: more than one event loop serves.
+_OPEN_FILES = 65_536
 
 
 def _home_option(command: _Command) -> _Command:
@@ -355,10 +357,12 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
 
     import uvicorn
 
+    from app.http.connection_limit import most_connections
     from app.main import create_app
 
+    app = create_app(settings, role=role)
     config = uvicorn.Config(
-        create_app(settings, role=role),
+        app,
         loop="uvloop",
         http="httptools",
         access_log=False,
@@ -367,9 +371,25 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
     )
+    server = uvicorn.Server(config)
+    app.state.connections = server.server_state.connections
+    app.state.max_connections = most_connections(_allow_open_files())
     with _listen(settings) as listener:
         click.echo(f"Listening on {_url(settings.host, listener.getsockname()[1])}")
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+
+
+def _allow_open_files() -> int:
+    """As many as this process may allow itself: the usual soft limit of 1,024 is for programs that use select()."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _OPEN_FILES
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(soft, most)
 
 
 def _listen(settings: "Settings") -> socket.socket:

@@ -14,9 +14,12 @@ from app.datasets.routes import router as dataset_routes
 from app.datasets.service import DatasetService
 from app.db.session import Database
 from app.http.body_limit import BodyLimitMiddleware
+from app.http.connection_limit import ConnectionLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
 from app.http.health import router as health_routes
+from app.http.metrics import Metrics
+from app.http.metrics import router as metrics_routes
 from app.http.request_id import RequestIdMiddleware
 from app.http.services import Services
 from app.jobs.bulk_routes import evaluations, prediction_batches
@@ -49,7 +52,13 @@ def build_services(settings: Settings) -> Services:
     datasets = DatasetService(database, store, settings)
     models = ModelService(database, store, settings.scratch)
     threads = settings.inference_threads or usable_cores()
-    served = ServedModels(models, ModelCache(settings.model_cache_bytes, threads), settings.preload)
+    cache = ModelCache(settings.model_cache_bytes, threads)
+    served = ServedModels(models, cache, settings.preload)
+    metrics = Metrics()
+    predictions = PredictionService(
+        served, threads=threads, max_waiting_texts=settings.max_waiting_texts, observer=metrics
+    )
+    metrics.watch(predictions, cache)
     queue = JobQueue(settings.broker_url)
     return Services(
         settings=settings,
@@ -71,7 +80,8 @@ def build_services(settings: Settings) -> Services:
         models=models,
         served=served,
         aliases=AliasService(database, models, base_models, served),
-        predictions=PredictionService(served, threads=threads, max_waiting_texts=settings.max_waiting_texts),
+        predictions=predictions,
+        metrics=metrics,
     )
 
 
@@ -113,18 +123,22 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         responses={code: {"model": ErrorBody} for code in (401, 404, 422)},
     )
     app.state.services = services
+    app.state.connections, app.state.max_connections = (), 0  # of its server, which tells later
     app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_middleware(
         PredictionShortcut,
         keys=services.keys,
         predictions=services.predictions,
+        metrics=services.metrics,
         max_body_bytes=settings.max_body_bytes,
     )
+    app.add_middleware(ConnectionLimitMiddleware)
     app.add_middleware(RequestIdMiddleware)  # added last, and so the outermost
     install_error_handlers(app)
     install_docs(app)
     app.include_router(prediction_routes)
     app.include_router(health_routes)
+    app.include_router(metrics_routes)
     if role == "api":
         app.include_router(dataset_routes(settings))
         app.include_router(loss_routes)

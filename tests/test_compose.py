@@ -66,7 +66,7 @@ def _settings(service: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Setti
 
 
 def test_the_services_are_those_of_the_design() -> None:
-    assert set(_own_services()) == {"migrate", "api", "worker", "gpu-worker"}
+    assert set(_own_services()) == {"migrate", "api", "inference", "worker", "gpu-worker"}
     assert set(_services()) - set(_own_services()) == {"postgres", "valkey"}
 
 
@@ -113,11 +113,21 @@ def test_the_api_is_published_on_loopback_at_the_port_it_binds(monkeypatch: pyte
     assert settings.host == "0.0.0.0"
     assert settings.port == Settings.model_fields["port"].default
     assert _all_of("EXPOSE") == [str(settings.port)]
-    assert [name for name, service in _services().items() if "ports" in service] == ["api"]
+
+
+def test_replicas_are_none_unless_scaled_and_each_takes_a_port_of_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = _services()["inference"]
+    settings = _settings(replica, monkeypatch)
+    assert (replica["command"], replica["scale"]) == (["inference"], 0)
+    address, of_host, port = replica["ports"][0].split(":")
+    assert (address, settings.host, settings.port) == ("127.0.0.1", "0.0.0.0", int(port))
+    first, last = map(int, of_host.split("-"))
+    assert settings.port < first < last
+    assert {name for name, service in _services().items() if "ports" in service} == {"api", "inference"}
 
 
 def test_everything_waits_for_the_migration() -> None:
-    for name in ("api", "worker", "gpu-worker"):
+    for name in ("api", "inference", "worker", "gpu-worker"):
         assert _services()[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
     assert _services()["migrate"]["restart"] == "no"
     for service in _services().values():
@@ -128,7 +138,7 @@ def test_files_are_shared_and_every_volume_is_declared() -> None:
     declared = yaml.safe_load(COMPOSE.read_text())["volumes"]
     mounts = {name: service.get("volumes", []) for name, service in _services().items()}
     assert {mount.split(":")[0] for some in mounts.values() for mount in some} == set(declared)
-    for name in ("api", "worker", "gpu-worker"):
+    for name in ("api", "inference", "worker", "gpu-worker"):
         assert "files:/files" in mounts[name]
 
 
@@ -148,10 +158,10 @@ def test_a_worker_has_time_to_write_its_last_checkpoint(name: str) -> None:
     assert seconds >= Settings.model_fields["stop_timeout_seconds"].default + 10
 
 
-def test_the_health_check_is_that_of_the_api_alone() -> None:
+def test_the_health_check_is_that_of_what_answers_http_alone() -> None:
     checked = [name for name, service in _own_services().items() if "healthcheck" not in service]
-    assert checked == ["api"]
-    for name in set(_own_services()) - {"api"}:
+    assert checked == ["api", "inference"]
+    for name in set(_own_services()) - set(checked):
         assert _own_services()[name]["healthcheck"] == {"disable": True}
 
 

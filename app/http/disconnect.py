@@ -9,6 +9,9 @@ from starlette.types import Receive
 Result = TypeVar("Result")
 
 
+CLIENT_LEFT = 499  # the status of a reply to nobody; the number is nginx's for this
+
+
 class ClientLeftError(Exception):
     """Nobody waits for the reply any more."""
 

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.errors import (
     AuthenticationError,
@@ -18,7 +19,7 @@ from app.errors import (
     UnsupportedMediaTypeError,
 )
 from app.http.auth import authenticate_request
-from app.http.disconnect import ClientLeftError
+from app.http.disconnect import CLIENT_LEFT, ClientLeftError
 from ml.artifact.manifest import is_disk_full
 from ml.specs.errors import Problem, SpecError, explain
 
@@ -50,6 +51,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OSError, _os_error)
     app.add_exception_handler(ClientLeftError, _client_left)
+    app.add_exception_handler(ClientDisconnect, _client_left)  # before its body was whole
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -147,7 +149,7 @@ async def _os_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _client_left(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=499)  # to nobody; the number is nginx's for this
+    return Response(status_code=CLIENT_LEFT)
 
 
 async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:

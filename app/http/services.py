@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from app.base_models.service import BaseModelService
     from app.datasets.service import DatasetService
     from app.db.session import Database
+    from app.http.metrics import Metrics
     from app.jobs.service import JobService
     from app.keys.service import KeyService
     from app.models.service import ModelService
@@ -36,6 +37,7 @@ class Services:
     served: "ServedModels"
     aliases: "AliasService"
     predictions: "PredictionService"
+    metrics: "Metrics"
 
 
 async def _services(request: Request) -> Services:  # async: the framework runs what is not in a thread

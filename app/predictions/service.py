@@ -13,7 +13,7 @@ from app.keys.service import Caller
 from app.predictions.schemas import MAX_TEXTS, PredictionRequest, TextPair
 from app.predictions.served import ServedModels
 from ml.artifact.tokenizer import Text
-from ml.inference.scheduler import ClosedError, FullError, Scheduler
+from ml.inference.scheduler import ClosedError, FullError, Observer, Scheduler
 
 # Texts that are together no longer are tokenized in less than a millisecond.
 SMALL_CHARACTERS = 2_000
@@ -22,10 +22,17 @@ SMALL_CHARACTERS = 2_000
 class PredictionService:
     """Answers texts."""
 
-    def __init__(self, served: ServedModels, *, threads: int, max_waiting_texts: int) -> None:
-        """threads: passes that run at one time."""
+    def __init__(
+        self, served: ServedModels, *, threads: int, max_waiting_texts: int, observer: Observer | None = None
+    ) -> None:
+        """threads: passes that run at one time. observer: of the passes."""
         self._served = served
-        self._scheduler = Scheduler(max_waiting_texts, threads)
+        self._scheduler = Scheduler(max_waiting_texts, threads, observer)
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait for their model."""
+        return self._scheduler.waiting
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> dict[str, Any]:
         """Answer a request: see `Prediction`. Cancelled, it takes back the texts that still wait."""

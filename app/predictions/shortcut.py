@@ -4,13 +4,16 @@ It is the one route whose time counts. What a framework does for a route (routin
 longer than all that the event loop does for an answer.
 """
 
+from collections.abc import Iterable
+
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ServiceError
-from app.http.disconnect import ClientLeftError, while_connected
+from app.http.disconnect import CLIENT_LEFT, ClientLeftError, while_connected
 from app.http.errors import error_reply
+from app.http.metrics import Metrics
 from app.keys.service import Caller, KeyService
 from app.predictions.schemas import PredictionRequest
 from app.predictions.service import PredictionService
@@ -23,46 +26,76 @@ class PredictionShortcut:
     length, and JSON that fits the schema.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: KeyService, predictions: PredictionService, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: KeyService,
+        predictions: PredictionService,
+        metrics: Metrics,
+        max_body_bytes: int,
+    ) -> None:
         self.app = app
         self._keys = keys
         self._predictions = predictions
+        self._metrics = metrics
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        caller = self._caller(scope)
-        if caller is None:
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        message = await receive()
-        body = message.get("body", b"")
-        while message.get("more_body"):
+        try:
+            if (caller := self._caller(scope["headers"])) is None:
+                await self._hand_on(scope, receive, send)
+            else:
+                await self._answer(caller, scope, receive, send)
+        except Exception:
+            self._metrics.observe_failure(500)
+            raise
+
+    async def _answer(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        body, is_more = b"", True
+        while is_more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                self._metrics.observe_failure(CLIENT_LEFT)
+                return
             body += message.get("body", b"")
+            is_more = message.get("more_body", False)
         try:
             asked = PredictionRequest.model_validate_json(body)
         except ValidationError:
-            await self.app(scope, _again(body, receive), send)
+            await self._hand_on(scope, _again(body, receive), send)
             return
         try:
             prediction = await while_connected(receive, self._predictions.predict(caller, asked))
         except ClientLeftError:
+            self._metrics.observe_failure(CLIENT_LEFT)
             return
         except ServiceError as error:
+            self._metrics.observe_failure(error.status)
             await error_reply(error)(scope, receive, send)
             return
+        self._metrics.observe_answer(prediction["timings_ms"])
         # As it is: to check our own answer against its schema takes longer than to make it.
         answer = to_json(prediction, inf_nan_mode="null")
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
-    def _caller(self, scope: Scope) -> Caller | None:
-        """Who asks for a prediction in order, as far as the headers tell."""
-        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
-            return None
-        headers = dict(scope["headers"])
+    async def _hand_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_count(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                self._metrics.observe_failure(message["status"])
+            await send(message)
+
+        await self.app(scope, receive, send_and_count)
+
+    def _caller(self, given: Iterable[tuple[bytes, bytes]]) -> Caller | None:
+        """Who asks in order, as far as the headers tell."""
+        headers = dict(given)
         length = headers.get(b"content-length", b"")
         if headers.get(b"content-type") != b"application/json" or not length.isdigit():
             return None

@@ -74,6 +74,10 @@ class OnceCache(Generic[Value]):
             self._futures.move_to_end(key)
             return self._futures[key].result()
 
+    def __len__(self) -> int:
+        """How many values are there and ready."""
+        return len(self._parts)
+
     def __contains__(self, key: Hashable) -> bool:
         """Whether a value is there and ready; asking does not count as use."""
         return key in self._parts
@@ -145,6 +149,10 @@ class ModelCache:
     def peek(self, model_id: str) -> OnnxClassifier | None:
         """The classifier of a model, if it is loaded."""
         return self._models.peek(model_id)
+
+    def __len__(self) -> int:
+        """How many models are loaded."""
+        return len(self._models)
 
     def __contains__(self, model_id: str) -> bool:
         """Whether a model is loaded; asking does not count as use."""

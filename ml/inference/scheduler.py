@@ -46,6 +46,15 @@ class Network(Protocol):
         """(N, …), in the order given. alone: no other pass runs or waits, so that it may take the whole machine."""
 
 
+class Observer(Protocol):
+    """Is told of passes, by the threads that ran them."""
+
+    def observe_pass(self, rows: int, tokens: int, padding: int, /) -> None:
+        """Of a pass that gave outputs: its rows, the tokens they hold together, and how many filled them up to the
+        longest.
+        """
+
+
 class FullError(Exception):
     """More rows wait than may. waited: how long the first of them has, in seconds."""
 
@@ -154,9 +163,10 @@ def _fill(batch: list[Row], candidates: Iterable[Row], budget: float) -> list[Ro
 class Scheduler:
     """Takes requests from any thread, and runs their passes on threads of its own, each by itself."""
 
-    def __init__(self, max_rows: int, threads: int = 1) -> None:
+    def __init__(self, max_rows: int, threads: int = 1, observer: Observer | None = None) -> None:
         """max_rows: that may wait. threads: passes that run at one time."""
         self._max_rows = max_rows
+        self._observer = observer
         self._waiting: list[Row] = []
         self._running = 0
         self._is_closed = False
@@ -164,6 +174,11 @@ class Scheduler:
         self._threads = [threading.Thread(target=self._run, name=f"model-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a pass."""
+        return len(self._waiting)
 
     def check_room(self, rows: int) -> None:
         """Raise what `submit` would for so many rows now."""
@@ -211,6 +226,10 @@ class Scheduler:
             else:
                 for request, answer in self._deliver(batch, outputs):
                     _end(request.future, answer)
+                if self._observer is not None:
+                    lengths = [row.length for row in batch]
+                    padded = len(lengths) * max(lengths)
+                    self._observer.observe_pass(len(lengths), sum(lengths), padded - sum(lengths))
 
     def _take(self) -> tuple[list[Row], bool] | None:
         """The next pass's rows, once there are some, and whether it is alone; None once the scheduler is closed."""

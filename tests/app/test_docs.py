@@ -143,7 +143,8 @@ def test_an_inference_replica_serves_predictions_and_no_jobs(tmp_path: Path) -> 
     replica = TestClient(create_app(house.settings, role="inference"), headers=house.client.headers)
     assert replica.get("/healthz").status_code == 200
     assert replica.get("/docs").status_code == 200
-    assert set(replica.get("/openapi.json").json()["paths"]) == {"/healthz", "/readyz", "/v1/predictions"}
+    paths = set(replica.get("/openapi.json").json()["paths"])
+    assert paths == {"/healthz", "/readyz", "/metrics", "/v1/predictions"}
     assert replica.get("/v1/jobs").status_code == 404
     house.close()
 

@@ -173,8 +173,8 @@ def site(houses: Houses, record: Record, request: pytest.FixtureRequest) -> Iter
     before = len(service.programs)
     with service.client() as client:
         site = Site(service, client, dataset, record, houses.weights_of)
-        is_api_hit = request.node.get_closest_marker("row").kwargs.get("kills_api", False)
-        watch = None if is_api_hit else Watch(service, houses.models[kind])
+        is_watched = request.node.get_closest_marker("row").kwargs.get("is_watched", True)
+        watch = Watch(service, houses.models[kind]) if is_watched else None
         yield site
         if watch is not None:
             watch.stop()

@@ -52,7 +52,7 @@ def crash(houses: Houses, point: str) -> Iterator[Crash]:
     crash.disarm()
 
 
-@pytest.mark.row("the API crashes while it accepts, and is asked again", runs=2, kills_api=True)
+@pytest.mark.row("the API crashes while it accepts, and is asked again", runs=2, is_watched=False)
 @points("api")
 def test_what_is_asked_twice_because_the_api_died_is_there_once(site: Site, crash: Crash, point: str) -> None:
     api = next(program for program in reversed(site.service.programs) if "api" in program.log.name)

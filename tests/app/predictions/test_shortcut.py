@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.http.metrics import Metrics
 from app.keys.service import Caller
 from app.predictions.shortcut import PATH, PredictionShortcut
 from tests.app.predictions.house import House
@@ -24,7 +25,7 @@ class Predictions:
     """Answers who asked for what."""
 
     async def predict(self, caller: Caller, asked: Any) -> dict[str, Any]:
-        return {"caller": caller.key_id, "model": asked.model, "input": asked.input}
+        return {"caller": caller.key_id, "model": asked.model, "input": asked.input, "timings_ms": {}}
 
 
 def headers(**given: str | None) -> list[tuple[bytes, bytes]]:
@@ -58,7 +59,13 @@ def call(*parts: bytes, **scope: Any) -> tuple[list[dict[str, Any]], bytes | Non
             body, is_more = body + message["body"], message["more_body"]
         seen.append(body)
 
-    shortcut = PredictionShortcut(behind, keys=Keys(), predictions=Predictions(), max_body_bytes=1000)  # type: ignore[arg-type]
+    shortcut = PredictionShortcut(
+        behind,
+        keys=Keys(),  # type: ignore[arg-type]
+        predictions=Predictions(),  # type: ignore[arg-type]
+        metrics=Metrics(),
+        max_body_bytes=1000,
+    )
     whole = {"type": "http", "path": PATH, "method": "POST", "headers": headers()} | scope
     asyncio.run(asyncio.wait_for(shortcut(whole, receive, send), 10))
     return sent, seen[0] if seen else None
@@ -68,7 +75,12 @@ def test_a_call_in_order_is_answered_without_the_application_behind() -> None:
     (start, body), seen = call(BODY[:20], BODY[20:])
     assert seen is None
     assert start["status"] == 200
-    assert json.loads(body["body"]) == {"caller": "key_1", "model": "mdl_1", "input": "Where is my parcel?"}
+    assert json.loads(body["body"]) == {
+        "caller": "key_1",
+        "model": "mdl_1",
+        "input": "Where is my parcel?",
+        "timings_ms": {},
+    }
     assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
 
 
