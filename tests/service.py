@@ -318,16 +318,26 @@ def error_of(reply: Any) -> dict[str, Any]:
     return error
 
 
-def copy_model(database: Database, store: FileStore, model: str, *, is_turned: bool = False) -> str:
+def copy_model(
+    database: Database,
+    store: FileStore,
+    model: str,
+    *,
+    is_turned: bool = False,
+    task: Mapping[str, Any] | None = None,
+) -> str:
     """Another model with the same files under another key. is_turned: each of its labels is in the next one's place,
-    so that it answers every text otherwise.
+    so that it answers every text otherwise. task: what of its task's state is otherwise, for the same outputs.
     """
     model_id = new_id("mdl")
     with database.write() as session, tempfile.TemporaryDirectory() as scratch:
         row = session.get_one(ModelRow, model)
         folder = store.local_path(row.folder)
         if is_turned:
-            folder = _turn_labels(folder, Path(scratch) / "artifact")
+            labels = json.loads((folder / DESCRIPTION).read_text())["task"]["labels"]
+            task = {"labels": [*labels[1:], labels[0]]}
+        if task:
+            folder = _change_task(folder, Path(scratch) / "artifact", task)
         store.put_folder(folder, f"copies/{model_id}")
         columns = {column.key: getattr(row, column.key) for column in ModelRow.__mapper__.column_attrs}
         other = {"id": model_id, "job_id": new_id("job"), "folder": f"copies/{model_id}"}
@@ -335,14 +345,13 @@ def copy_model(database: Database, store: FileStore, model: str, *, is_turned: b
     return model_id
 
 
-def _turn_labels(source: Path, target: Path) -> Path:
+def _change_task(source: Path, target: Path, task: Mapping[str, Any]) -> Path:
     with publish_folder(target, "artifact", {}) as folder:
         for file in source.iterdir():
             if file.name != MANIFEST:
                 shutil.copy(file, folder)
         description = json.loads((folder / DESCRIPTION).read_text())
-        labels = description["task"]["labels"]
-        description["task"]["labels"] = [*labels[1:], labels[0]]
+        description["task"] |= task
         (folder / DESCRIPTION).write_text(json.dumps(description))
     return target
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 MAX_TEXTS = 1024
 MAX_TEXT_CHARACTERS = 100_000
@@ -19,6 +19,19 @@ class TextPair(BaseModel):
     text_pair: TextInput
 
 
+class Windows(BaseModel):
+    """How texts longer than the model's max_length are read whole."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    pooling: Literal["mean", "max"] = Field(
+        "mean",
+        description="The answer is made of each score's mean or maximum over the windows. Maxima of one-label tasks do "
+        "not add up to 1. Of a regression, the outputs are pooled.",
+    )
+    overlap: int = Field(0, ge=0, description="Tokens that neighbouring windows share; the last two may share more.")
+
+
 class PredictionRequest(BaseModel):
     """What to classify, and with which model."""
 
@@ -29,6 +42,8 @@ class PredictionRequest(BaseModel):
             "examples": [
                 {"model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718", "input": "Where is my parcel?"},
                 {"model": "production", "input": ["Where is my parcel?", "I want a refund."]},
+                {"model": "production", "input": "Where is my parcel?", "top_k": 3, "abstain_below": 0.5},
+                {"model": "production", "input": "Where is my parcel?", "windows": {"pooling": "mean", "overlap": 16}},
             ]
         },
     )
@@ -38,24 +53,69 @@ class PredictionRequest(BaseModel):
         description=f"One text, one pair, or a list of up to {MAX_TEXTS} of them."
     )
 
+    top_k: int | None = Field(None, ge=1, description="So many of the highest in `scores`, the highest first.")
+    labels: list[str] | None = Field(
+        None, min_length=1, description="Only these labels in `scores`. The answer may be another."
+    )
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="multi_label: labels with at least this score are given, whatever was fitted."
+    )
+    raw: bool | None = Field(
+        None, description="Also give what the network put out, before calibration and activation, by name."
+    )
+    abstain_below: FiniteFloat | None = Field(
+        None,
+        description="An answer whose `score` is below this has null for its label or labels, and `abstained`. That is "
+        "the score of the answered label, and of multi_label the highest score.",
+    )
 
-class LabelResult(BaseModel):
+    windows: Windows | None = Field(
+        None,
+        description="Read a text longer than the model's max_length in windows of that many tokens, the last of which "
+        f"ends with the text; without it, the text is cut. Up to {MAX_TEXTS} windows a call; no pairs.",
+    )
+
+    @property
+    def has_options(self) -> bool:
+        """Whether more than a model and texts was given."""
+        return len(self.model_fields_set) > 2
+
+
+class Result(BaseModel):
+    """What an answer to one text may hold in every task."""
+
+    truncated: Literal[True] | None = Field(
+        None, description="There where the text is longer than the model's max_length: the rest of it was not read."
+    )
+    windows: int | None = Field(None, description="Where `windows` was asked: how many the text was read in.")
+    raw: dict[str, float] | None = Field(
+        None,
+        description="Where `raw` was asked: what the network put out, by label; by level passed (`> level`) or as "
+        "`rank` of an order learned by one; by part of the value, standardised, of a regression.",
+    )
+
+
+class LabelResult(Result):
     """The answer to one text of a task with one label."""
 
-    label: str
+    label: str | None = Field(description="null only where it abstained.")
     score: float = Field(description="Of the label: a probability, unless the loss gives scores.")
-    scores: dict[str, float] = Field(description="Of every label.")
+    scores: dict[str, float] = Field(description="Of every label, or of those that `labels` and `top_k` ask for.")
+    abstained: Literal[True] | None = Field(None, description="There where `score` is below `abstain_below`.")
 
 
-class LabelsResult(BaseModel):
+class LabelsResult(Result):
     """The answer to one text of a task with any number of labels."""
 
-    labels: list[str] = Field(description="Those whose score passes its threshold.")
+    labels: list[str] | None = Field(
+        description="Those whose score passes its threshold; null only where it abstained."
+    )
     score: float = Field(description="The highest.")
-    scores: dict[str, float] = Field(description="Of every label.")
+    scores: dict[str, float] = Field(description="Of every label, or of those that `labels` and `top_k` ask for.")
+    abstained: Literal[True] | None = Field(None, description="There where `score` is below `abstain_below`.")
 
 
-class ValueResult(BaseModel):
+class ValueResult(Result):
     """The answer to one text of a regression."""
 
     value: float

@@ -10,6 +10,8 @@ from typing import Any
 from app.errors import InvalidInputError, TooManyRequestsError, UnavailableError
 from app.ids import new_id
 from app.keys.service import Caller
+from app.predictions.options import optioned
+from app.predictions.pipeline import Pipeline
 from app.predictions.schemas import MAX_TEXTS, PredictionRequest, TextPair
 from app.predictions.served import ServedModels
 from ml.artifact.tokenizer import Text
@@ -39,17 +41,18 @@ class PredictionService:
         texts = _texts(request.input)
         served = await self._served.find(caller.project_id, request.model)
         classifier = served.classifier
+        pipeline = optioned(request, classifier, texts) if request.has_options else Pipeline(classifier)
         # Work of a few microseconds is done here: a thread would cost more than it gives.
         is_small = sum(map(_characters, texts)) <= SMALL_CHARACTERS
         with _refusing():
             self._scheduler.check_room(len(texts))
             begun = time.perf_counter()
-            encodings = classifier.tokenize(texts) if is_small else await asyncio.to_thread(classifier.tokenize, texts)
+            rows = pipeline.tokenize(texts) if is_small else await asyncio.to_thread(pipeline.tokenize, texts)
             tokenized = time.perf_counter()
-            answer = await asyncio.wrap_future(self._scheduler.submit(classifier, encodings))
+            answer = await asyncio.wrap_future(self._scheduler.submit(classifier, rows))
 
         def decode() -> list[dict[str, Any]]:
-            return classifier.task.decode(classifier.read(answer.outputs))
+            return pipeline.decode(classifier.read(answer.outputs))
 
         return {
             "id": new_id("pred"),

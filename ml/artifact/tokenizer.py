@@ -1,6 +1,7 @@
 """Texts to token ids, the same way in training and in serving. Torch-free."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
@@ -8,6 +9,22 @@ from tokenizers import Encoding, Tokenizer
 Text = str | tuple[str, str]
 
 TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens that were not encoded together, with what a network reads of an Encoding."""
+
+    ids: list[int]
+    type_ids: list[int]
+
+    @property
+    def attention_mask(self) -> list[int]:
+        """1 for each."""
+        return [1] * len(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:

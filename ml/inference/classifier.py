@@ -15,7 +15,7 @@ from tokenizers import Encoding
 
 from ml.artifact.description import HEAD, INT8, ONNX, PROBE_TEXTS, read_answering
 from ml.artifact.manifest import DamagedFolderError
-from ml.artifact.tokenizer import Text, load_tokenizer, tokenize
+from ml.artifact.tokenizer import Text, Tokens, load_tokenizer, tokenize
 from ml.inference.backends import Backend
 from ml.inference.cost import PassCost, measure_cost
 from ml.inference.shared import Shared
@@ -24,6 +24,7 @@ from ml.tasks.agreement import score_moves
 log = logging.getLogger(__name__)
 
 Logits = NDArray[np.float32]
+Row = Encoding | Tokens
 
 # Padded tokens of one forward pass: larger ones gain no speed on a CPU and hold up the next caller.
 MAX_BATCH_TOKENS = 4096
@@ -110,7 +111,7 @@ class OnnxClassifier:
         """What a pass through the session takes, measured with the probe texts when it is first asked for."""
         return measure_cost(self.encode, self.tokenize(PROBE_TEXTS))
 
-    def encode(self, encodings: Sequence[Encoding], *, alone: bool = False) -> NDArray[np.float32]:
+    def encode(self, encodings: Sequence[Row], *, alone: bool = False) -> NDArray[np.float32]:
         """What the session makes of them in one pass: the logits, or where it is an encoder its vectors (N, D).
 
         alone: no other pass runs.

@@ -1,7 +1,7 @@
 """What a task is: it encodes labels, decodes outputs and measures. numpy only; it knows no network and no loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,18 @@ class Task(ABC):
     def encode(self, cells: Sequence[str]) -> Targets:
         """Label cells to targets, N first."""
 
+    @property
+    @abstractmethod
+    def output_names(self) -> list[str]:
+        """What each of the H outputs stands for."""
+
     @abstractmethod
     def decode(self, outputs: Array) -> list[dict[str, Any]]:
         """Outputs (N, H) to one result a row, as a prediction's reply shows it."""
+
+    @abstractmethod
+    def decode_pooled(self, outputs: Array, pool: Callable[[Array], NDArray[np.float64]]) -> list[dict[str, Any]]:
+        """Outputs (R, H) to one result a text, where a text has several rows. pool: (R, S) to (N, S)."""
 
     @abstractmethod
     def evaluate(self, outputs: Array, targets: Targets) -> dict[str, float]:

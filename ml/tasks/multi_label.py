@@ -1,6 +1,6 @@
 """Any number of labels a text: each label by itself, given where its score passes its threshold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,11 @@ class MultiLabelTask(Task):
         return self.reading.width
 
     @property
+    def output_names(self) -> list[str]:
+        """By the reading."""
+        return self.reading.output_names(self.labels)
+
+    @property
     def has_probabilities(self) -> bool:
         """σ(z), so that a score lies between 0 and 1 even where the loss makes no probability of it."""
         return True
@@ -51,7 +56,13 @@ class MultiLabelTask(Task):
 
     def decode(self, outputs: Array) -> list[dict[str, Any]]:
         """Every label whose score passes its threshold, the highest score, and all scores."""
-        scores = self.scores(outputs)
+        return self._decode_scores(self.scores(outputs))
+
+    def decode_pooled(self, outputs: Array, pool: Callable[[Array], NDArray[np.float64]]) -> list[dict[str, Any]]:
+        """The same of pooled scores."""
+        return self._decode_scores(pool(self.scores(outputs)))
+
+    def _decode_scores(self, scores: NDArray[np.float64]) -> list[dict[str, Any]]:
         results = []
         for row, given in zip(scores, scores >= self._thresholds, strict=True):
             named = dict(zip(self.labels, row.tolist(), strict=True))

@@ -29,6 +29,10 @@ class LabelReading(ABC):
         """H, the outputs of the head."""
         return self.labels
 
+    def output_names(self, labels: Sequence[str]) -> list[str]:
+        """What each output stands for."""
+        return list(labels)
+
     @abstractmethod
     def scores(self, outputs: Array) -> Scores:
         """Probabilities where `has_probabilities`, else scores of which higher is likelier."""
@@ -65,6 +69,10 @@ class SigmoidPair(LabelReading):
 
     width = 1
 
+    def output_names(self, labels: Sequence[str]) -> list[str]:
+        """The second label."""
+        return [labels[1]]
+
     def raw(self, outputs: Array) -> Scores:
         """(−z, z)."""
         return np.concatenate([-outputs, outputs], -1).astype(np.float64)
@@ -79,6 +87,10 @@ class ScorePair(LabelReading):
 
     width = 1
     has_probabilities = False
+
+    def output_names(self, labels: Sequence[str]) -> list[str]:
+        """The second label."""
+        return [labels[1]]
 
     def scores(self, outputs: Array) -> Scores:
         """(−z, z)."""
@@ -115,6 +127,10 @@ class Levels(LabelReading):
         """K − 1."""
         return self.labels - 1
 
+    def output_names(self, labels: Sequence[str]) -> list[str]:
+        """`> level` for each level but the last."""
+        return [f"> {label}" for label in labels[:-1]]
+
     def raw(self, outputs: Array) -> Scores:
         """Log-odds of each level."""
         probabilities = np.clip(self.scores(outputs), 1e-12, 1 - 1e-12)
@@ -147,6 +163,11 @@ class Rank(LabelReading):
 
     width = 1
     has_probabilities = False
+
+    def output_names(self, labels: Sequence[str]) -> list[str]:
+        """One."""
+        del labels
+        return ["rank"]
 
     def raw(self, outputs: Array) -> Scores:
         """−|z − k|."""
@@ -192,6 +213,13 @@ class ValueReading:
     def width(self) -> int:
         """H, the outputs of the head."""
         return {"normal": 2, "quantiles": len(self.quantiles)}.get(self.kind, 1)
+
+    @property
+    def output_names(self) -> list[str]:
+        """What each output stands for."""
+        if self.kind == "quantiles":
+            return [str(quantile) for quantile in self.quantiles]
+        return ["value", "log_variance"] if self.kind == "normal" else [self.kind]
 
     def values(self, outputs: Array) -> Scores:
         """The expected value, or the quantile nearest to the median."""

@@ -1,6 +1,6 @@
 """A number a text: standardised for training, put back for answers and metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,11 @@ class RegressionTask(Task):
         return self.reading.width
 
     @property
+    def output_names(self) -> list[str]:
+        """By the reading, in standardised units."""
+        return self.reading.output_names
+
+    @property
     def has_probabilities(self) -> bool:
         """Values are none."""
         return False
@@ -44,6 +49,10 @@ class RegressionTask(Task):
         values = self.answers(outputs)
         details = self.reading.details(outputs, self.scale, self.shift)
         return [{"value": float(value), **detail} for value, detail in zip(values, details, strict=True)]
+
+    def decode_pooled(self, outputs: Array, pool: Callable[[Array], NDArray[np.float64]]) -> list[dict[str, Any]]:
+        """The same of pooled outputs."""
+        return self.decode(pool(outputs))
 
     def evaluate(self, outputs: Array, targets: Targets) -> dict[str, float]:
         """mae, rmse, pearson, spearman and r2, in the target's own units."""

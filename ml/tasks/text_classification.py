@@ -1,6 +1,6 @@
 """One label a text: targets, decoding, metrics. Also for labels that have an order, see `ml.tasks.ordinal`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,11 @@ class TextClassificationTask(Task):
     def width(self) -> int:
         """Outputs of the head."""
         return self.reading.width
+
+    @property
+    def output_names(self) -> list[str]:
+        """By the reading."""
+        return self.reading.output_names(self.labels)
 
     @property
     def has_probabilities(self) -> bool:
@@ -59,7 +64,13 @@ class TextClassificationTask(Task):
 
     def decode(self, outputs: Array) -> list[dict[str, Any]]:
         """The likeliest label, its score, and every label's."""
-        scores = self.scores(outputs)
+        return self._decode_scores(self.scores(outputs))
+
+    def decode_pooled(self, outputs: Array, pool: Callable[[Array], NDArray[np.float64]]) -> list[dict[str, Any]]:
+        """The same of pooled scores."""
+        return self._decode_scores(pool(self.scores(outputs)))
+
+    def _decode_scores(self, scores: NDArray[np.float64]) -> list[dict[str, Any]]:
         results = []
         for row, best in zip(scores, self.reading.best(scores), strict=True):
             named = dict(zip(self.labels, row.tolist(), strict=True))

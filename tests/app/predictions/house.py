@@ -1,6 +1,7 @@
 """The application with one trained model, of which copies are soon made."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +30,26 @@ class House(AppHouse):
         spares = Spares([], self.settings.home, nice=0)
         Runner(self.database, self.services.models._store, self.settings, spares).run(claim, {}, threading.Event())
 
-    def copy_model(self, *, is_turned: bool = False) -> str:
+    def copy_model(self, *, is_turned: bool = False, task: Mapping[str, Any] | None = None) -> str:
         """See `tests.service.copy_model`."""
-        return copy_model(self.database, self.services.models._store, self.model, is_turned=is_turned)
+        return copy_model(self.database, self.services.models._store, self.model, is_turned=is_turned, task=task)
 
     def spoil(self, model_id: str) -> None:
         """Make a copy of a model unfit to be served."""
         file = self.services.models._store.local_path(f"copies/{model_id}") / DESCRIPTION
         file.write_text(file.read_text() + " ")
 
-    def predict(self, given: Any, model: str | None = None) -> list[dict[str, Any]]:
-        reply = self.client.post("/v1/predictions", json={"model": model or self.model, "input": given})
+    def predict(self, given: Any, model: str | None = None, **options: Any) -> list[dict[str, Any]]:
+        reply = self.client.post("/v1/predictions", json={"model": model or self.model, "input": given, **options})
         assert reply.status_code == 200, reply.text
         results: list[dict[str, Any]] = reply.json()["results"]
         return results
 
-    def refuse(self, status: int, *, raw: str | None = None, **body: Any) -> dict[str, Any]:
+    def refuse(self, status: int, *, content: str | None = None, **body: Any) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
-        if raw is None:
+        if content is None:
             reply = self.client.post("/v1/predictions", json={"model": self.model, **body})
         else:
-            reply = self.client.post("/v1/predictions", content=raw, headers=headers)
+            reply = self.client.post("/v1/predictions", content=content, headers=headers)
         assert reply.status_code == status, reply.text
         return error_of(reply)

@@ -113,13 +113,13 @@ def test_what_cannot_be_classified_is_refused_with_its_place(house: House, name:
     "given", [r'"\ud800"', r'["ok", "a \udfff b"]', r'{"text": "ok", "text_pair": "\ud83d"}', r'"\udc00\ud800"']
 )
 def test_half_of_a_surrogate_pair_is_refused(house: House, given: str) -> None:
-    error = house.refuse(422, raw=f'{{"model": "{house.model}", "input": {given}}}')
+    error = house.refuse(422, content=f'{{"model": "{house.model}", "input": {given}}}')
     assert error["param"].startswith("/input")
 
 
 @pytest.mark.parametrize("raw", ["", "{", "[]", "null", '"text"'])
 def test_a_body_that_is_no_request_is_refused(house: House, raw: str) -> None:
-    house.refuse(400 if raw == "{" else 422, raw=raw)
+    house.refuse(400 if raw == "{" else 422, content=raw)
 
 
 def test_a_body_that_is_too_large_is_not_read(house: House) -> None:
