@@ -28,7 +28,7 @@ from app.jobs import repository
 from app.jobs.repository import Claim, Event, LostClaimError, Released, Why, status_event
 from app.settings import Settings
 from app.storage import FileStore
-from ml.artifact.description import read_description
+from ml.artifact.description import encoder_name, read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
 from ml.crash_points import crash_point
 from workers.child import TrainerProcess
@@ -311,7 +311,8 @@ class _Run:
             manifest = verify_folder(artifact)
             description = read_description(artifact)
             crash_point("model.before_store")
-            base_key = self.store_base(base, description.base_sha256) if description.head != "native" else None
+            name = encoder_name(description.base_sha256)
+            base_key = self.store_base(base, name) if description.head != "native" else None
             crash_point("model.after_base")
             key = f"{self.prefix}/artifact"
             self.store.put_folder(artifact, key)
@@ -344,7 +345,7 @@ class _Run:
             session.flush()
             if base_key is not None:
                 # No sweep takes a shared encoder away from here on; one may have, since it was found above.
-                self.store_base(base, description.base_sha256)
+                self.store_base(base, name)
             repository.append_events(session, job.id, [status_event("succeeded", "succeeded", model_id=model.id)])
 
         try:
@@ -357,9 +358,9 @@ class _Run:
         crash_point("model.after_commit")
         return None
 
-    def store_base(self, folder: Path, sha256: str) -> str:
-        """Upload a shared encoder once. Its key names its content, so who comes second finds the same."""
-        key = f"bases/{sha256}"
+    def store_base(self, folder: Path, name: str) -> str:
+        """Upload a shared encoder once. Its name is of its content, so who comes second finds the same."""
+        key = f"bases/{name}"
         if not self.store.exists(f"{key}/manifest.json"):
             verify_folder(folder)
             self.store.put_folder(folder, key)

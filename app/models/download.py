@@ -17,10 +17,13 @@ def assemble(artifact: Path, runtime: Path, target: Path) -> Path:
     description = read_description(artifact)
     files = {path.name: path for folder in (runtime, artifact) for path in sorted(folder.iterdir())}
     files.pop("manifest.json", None)
+    if description.serving.format == "onnx-float32":
+        files.pop(INT8, None)  # of a shared encoder, which other heads are served over
     if description.head != "native":
-        joined = target.with_suffix(".onnx")
-        join_head(runtime / ONNX, artifact / HEAD, joined, is_cosine=description.head == "cosine")
-        files[ONNX] = joined
+        for name in files.keys() & {ONNX, INT8}:
+            joined = target.with_suffix(f".{name}")
+            join_head(files[name], artifact / HEAD, joined, is_cosine=description.head == "cosine")
+            files[name] = joined
         cut = target.with_suffix(".tokenizer.json")  # the shared one cuts nowhere
         load_tokenizer(runtime, description.max_length).save(str(cut))
         files["tokenizer.json"] = cut

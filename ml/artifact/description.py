@@ -24,6 +24,48 @@ PROBE_TEXTS = (
 )
 
 
+# Fixed texts, of no user, by which a shared encoder's int8 file is made: all heads over it find the same.
+SCALING_TEXTS = (
+    "need eta asap",
+    "did my order go through? I never got a confirmation email",
+    "pls confirm order recieved, i clicked twice and not sure",
+    "Returned. Received by you. Not refunded. Fix it.",
+    "I received only one of the two parcels, yet both are marked as delivered.",
+    "What kind of bulb does the reading light use?",
+    "Who wrote the first novel, and in which city was it printed in 1605?",
+    "How many people live in Tokyo?",
+    "a warm, funny and finely acted film that never loses its way",
+    "the plot is a mess, and two hours of it are more than anyone can bear",
+    "Stocks fell on Tuesday as oil passed $95 a barrel and the central bank held its rates.",
+    "The home side won 3-1 after extra time; their keeper saved two penalties.",
+    "WINNER!! You have been chosen for a £500 prize. Call 0800 555 0100 now to claim. T&Cs apply",
+    "ok lol, see u at 8 then... bring the charger pls",
+    "I can't believe she did that, I'm so happy for them!",
+    "Researchers have found a protein that slows the growth of some tumours in mice.",
+    "Dear Sir or Madam, I am writing with regard to invoice no. 4471-B of 3 March.",
+    "def main(): return [x ** 2 for x in range(10)]",
+    "¿Cuándo llega mi paquete? Ya han pasado dos semanas.",
+    "Der Bildschirm flackert seit dem letzten Update, was kann ich tun?",
+    "Je voudrais annuler ma commande et être remboursé.",
+    "都一个星期了还没动静，你们到底发没发货啊！",
+    "房间很干净，早餐一般，下次还会再来。",
+    "荷物がまだ届きません。確認してください。",
+    "Когда вернут деньги за билет?",
+    "متى يصل طلبي؟",
+    "환불은 언제 되나요?",
+    "The committee, which had met three times since June without coming to an agreement, decided in the end to put the "
+    "question to all members: should the library stay open on Sundays, and who is to pay for it if the town does not?",
+)
+
+# Raised when what is written of the same encoder changes: heads keep the encoder they were judged with.
+ENCODER_VERSION = 2
+
+
+def encoder_name(base_sha256: str) -> str:
+    """What the folder of a shared encoder is called, wherever heads over it are served."""
+    return f"{base_sha256}-{ENCODER_VERSION}"
+
+
 class Probe(BaseModel):
     """The trained network's answers to PROBE_TEXTS, in float32."""
 

@@ -2,9 +2,9 @@
 
 A layer's x · W, x (…, K) and W (K, N), becomes Q(x / s) · Q(W · s), each rounded to integers of 8 bits. W's columns are
 scaled by their largest values. x is scaled by numbers that are fixed, one a channel (…, K), which take from channels of
-large values what W's rows then bear (Xiao et al. 2023, SmoothQuant); or, where that rounds worse, by the largest value
-of each token (Dettmers et al. 2022). What follows (bias, activation, norm) stays in float32. The rows of large
-embeddings are scaled by themselves. It knows no task, and not whether the answers are good enough.
+large values what W's rows then bear (Xiao et al. 2023, SmoothQuant); and, where that alone rounds worse, by the largest
+value of each token as well (Dettmers et al. 2022). What follows (bias, activation, norm) stays in float32. The rows of
+large embeddings are scaled by themselves. It knows no task, and not whether the answers are good enough.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,11 +22,25 @@ _LEAST_LARGEST = 1e-5  # of a channel that was never seen to differ from zero
 # How much of the difference between channels W bears: all of it at 1. Which is best differs by layer; on MiniLM 0.8 is
 # where norms are read, less or more elsewhere.
 _SHARES = (0.6, 0.8, 1.0)
+# The same where each token has a scale of its own, beside that W as it is.
+_SHARES_BY_TOKEN = (0.3, 0.5, 0.7)
 # Fixed scales are taken where their error is no more than this many times that of a scale a token: they save eight
 # passes over the tokens, a sixth of MiniLM's time.
 _WORSE = 1.5
 # Embeddings of fewer rows are not worth it.
 _LARGE_EMBEDDING = 1000
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What an input x (…, K) is divided by before it is rounded."""
+
+    channels: NDArray[np.float32] | None = None  # (K,), fixed; W's rows are multiplied by them
+    by_token: bool = True  # and then by a 127th of the largest value of each token
+
+    def taken_by(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """W (K, N) as it is where x is divided."""
+        return weight if self.channels is None else weight * self.channels[:, None]
 
 
 @dataclass(frozen=True)
@@ -37,18 +51,16 @@ class Product:
     input: str  # the tensor x (…, K)
     weight: NDArray[np.float32]  # W (K, N)
 
-    def rounding_error(self, x: NDArray[np.float32], scales: NDArray[np.float32] | None) -> float:
-        """How far int8 takes the product from what it is for these x (T, K), as a share of its length.
-
-        scales: (K,), or None where each token has its own.
-        """
+    def rounding_error(self, x: NDArray[np.float32], scales: Scales) -> float:
+        """How far int8 takes the product from what it is for these x (T, K), as a share of its length."""
         exact = x @ self.weight
-        if scales is None:
-            (rounded, own), weight = round_rows(x), self.weight
+        divided = x if scales.channels is None else x / scales.channels
+        if scales.by_token:
+            rounded, own = round_rows(divided)
             rows = rounded.astype(np.float32) * own[:, None]
         else:
-            rows, weight = np.clip(np.rint(x / scales), -128, 127), self.weight * scales[:, None]
-        columns, sizes = round_rows(weight.T)
+            rows = np.clip(np.rint(divided), -128, 127)
+        columns, sizes = round_rows(scales.taken_by(self.weight).T)
         error = rows @ columns.T.astype(np.float32) * sizes - exact
         return float(np.linalg.norm(error)) / max(float(np.linalg.norm(exact)), _LEAST_SCALE)
 
@@ -61,19 +73,29 @@ class Seen:
     tokens: NDArray[np.float32]  # some of them (T, K)
 
 
-def choose_scales(products: Sequence[Product], seen: Seen) -> NDArray[np.float32] | None:
-    """The fixed scales (K,) of an input that these products read; None where a scale a token rounds better."""
+def choose_scales(products: Sequence[Product], seen: Seen, *, may_be_fixed: bool = True) -> Scales:
+    """How to scale an input that these products read.
+
+    may_be_fixed: a token may go without a scale of its own. Values larger than were seen are then cut off.
+    """
     weight = np.concatenate([product.weight for product in products], axis=1)
     whole = Product("", "", weight)
     heaviest = np.maximum(np.abs(weight).max(1), _LEAST_LARGEST)
     largest = np.maximum(seen.largest, _LEAST_LARGEST)
-    found, least = None, _WORSE * whole.rounding_error(seen.tokens, None)
-    for share in _SHARES:
-        scales = largest**share / heaviest ** (1 - share)
-        scales *= (largest / scales).max() / 127
-        if (error := whole.rounding_error(seen.tokens, scales)) <= least:
-            found, least = scales.astype(np.float32), error
-    return found
+
+    def divided(share: float, *, by_token: bool) -> Scales:
+        channels = largest**share / heaviest ** (1 - share)
+        return Scales((channels * (largest / channels).max() / 127).astype(np.float32), by_token)
+
+    def error(scales: Scales) -> float:
+        return whole.rounding_error(seen.tokens, scales)
+
+    plain = Scales()
+    if may_be_fixed:
+        fixed = min((divided(share, by_token=False) for share in _SHARES), key=error)
+        if error(fixed) <= _WORSE * error(plain):
+            return fixed
+    return min((plain, *(divided(share, by_token=True) for share in _SHARES_BY_TOKEN)), key=error)
 
 
 def round_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -101,9 +123,7 @@ def expose_inputs(source: Path, target: Path) -> None:
     onnx.save(model, str(target))
 
 
-def write_int8(
-    source: Path, target: Path, *, scales: Mapping[str, NDArray[np.float32] | None], kept: Collection[str] = ()
-) -> None:
+def write_int8(source: Path, target: Path, *, scales: Mapping[str, Scales], kept: Collection[str] = ()) -> None:
     """Write `target`: the graph of `source` with its products in int8.
 
     scales: of each input, by name, see `choose_scales`. kept: names of products that stay in float32.
@@ -143,16 +163,16 @@ class _Writer:
         self.constants: dict[str, Any] = {}
         self._rounded: set[str] = set()
 
-    def add_product(self, product: Product, weight_name: str, output: str, scales: NDArray[np.float32] | None) -> None:
-        x, weight = product.input, product.weight
+    def add_product(self, product: Product, weight_name: str, output: str, scales: Scales) -> None:
+        x = product.input
         if x not in self._rounded:  # queries, keys and values read the same tokens
             self._rounded.add(x)
-            self._round_tokens(x) if scales is None else self._round(x, self.constant(f"{x}.inverse", 1 / scales))
-        columns, sizes = round_rows((weight if scales is None else weight * scales[:, None]).T)
+            self._round(x, scales)
+        columns, sizes = round_rows(scales.taken_by(product.weight).T)
         self.add(
             # Its scale of x is 1 here, and a token's own follows. Of the standard MatMulInteger, Cast and Mul
             # onnxruntime makes this very operator, and takes the bias that follows into it, to be scaled as well.
-            *("MatMulIntegerToFloat", output if scales is not None else f"{output}.sums"),
+            *("MatMulIntegerToFloat", f"{output}.sums" if scales.by_token else output),
             f"{x}.int8",
             self.constant(f"{weight_name}.int8", np.ascontiguousarray(columns.T)),
             self.constant("int8.one", np.float32(1)),
@@ -160,7 +180,7 @@ class _Writer:
             self.constant("int8.zero_point", np.uint8(128)),
             domain=_CONTRIBUTED,
         )
-        if scales is None:
+        if scales.by_token:
             self.add("Mul", output, f"{output}.sums", f"{x}.scale")
 
     def add_embedding(self, weight: NDArray[np.float32], node: Any) -> None:
@@ -171,21 +191,23 @@ class _Writer:
         self.add("Cast", f"{output}.float", f"{output}.int8", to=1)
         self.add("Mul", output, f"{output}.float", f"{output}.scale")
 
-    def _round_tokens(self, x: str) -> None:
-        """{x}.int8, and its scales {x}.scale (…, 1)."""
-        self.add("Abs", f"{x}.sizes", x)
-        self.add("ReduceMax", f"{x}.largest", f"{x}.sizes", axes=[-1], keepdims=1)
-        least = self.constant("int8.least", np.float32(127 * _LEAST_SCALE))
-        self.add("Max", f"{x}.size", f"{x}.largest", least)
-        self.add("Mul", f"{x}.scale", f"{x}.size", self.constant("int8.step", np.float32(1 / 127)))
-        self.add("Div", f"{x}.inverse", self.constant("int8.most", np.float32(127)), f"{x}.size")
-        self._round(x, f"{x}.inverse")
-
-    def _round(self, x: str, inverse: str) -> None:
-        """{x}.int8 = round(x · inverse) + 128 as uint8."""
-        self.add("Mul", f"{x}.scaled", x, inverse)
+    def _round(self, x: str, scales: Scales) -> None:
+        """{x}.int8 = round(x / scales) + 128 as uint8; and, where tokens have scales, these: {x}.scale (…, 1)."""
+        scaled = x
+        if scales.channels is not None:
+            scaled = f"{x}.divided"
+            self.add("Mul", scaled, x, self.constant(f"{x}.channels", 1 / scales.channels))
+        if scales.by_token:
+            self.add("Abs", f"{x}.sizes", scaled)
+            self.add("ReduceMax", f"{x}.largest", f"{x}.sizes", axes=[-1], keepdims=1)
+            least = self.constant("int8.least", np.float32(127 * _LEAST_SCALE))
+            self.add("Max", f"{x}.size", f"{x}.largest", least)
+            self.add("Mul", f"{x}.scale", f"{x}.size", self.constant("int8.step", np.float32(1 / 127)))
+            self.add("Div", f"{x}.inverse", self.constant("int8.most", np.float32(127)), f"{x}.size")
+            self.add("Mul", f"{x}.scaled", scaled, f"{x}.inverse")
+            scaled = f"{x}.scaled"
         one, zero_point = self.constant("int8.one", np.float32(1)), self.constant("int8.zero_point", np.uint8(128))
-        self.add("QuantizeLinear", f"{x}.int8", f"{x}.scaled", one, zero_point)
+        self.add("QuantizeLinear", f"{x}.int8", scaled, one, zero_point)
 
     def add(self, operator: str, output: str, *inputs: str, **attributes: Any) -> None:
         from onnx import helper

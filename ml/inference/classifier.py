@@ -43,7 +43,7 @@ def load_classifier(folder: Path, runtime: Path, shared: Shared) -> "OnnxClassif
     """
     if read_answering(folder).serving.format == "onnx-int8":
         try:
-            return OnnxClassifier(folder, runtime, shared.session(folder / INT8), is_int8=True, shared=shared)
+            return OnnxClassifier(folder, runtime, shared.session(runtime / INT8), is_int8=True, shared=shared)
         except (DamagedFolderError, WrongAnswersError) as error:
             log.warning("%s is served in float32: %s", folder, error)
     return OnnxClassifier(folder, runtime, shared.session(runtime / ONNX), shared=shared)

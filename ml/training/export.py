@@ -15,7 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, Description, Probe, Serving, Source, write_description
+from ml.artifact.description import (
+    HEAD,
+    ONNX,
+    PROBE_TEXTS,
+    SCALING_TEXTS,
+    Description,
+    Probe,
+    Source,
+    write_description,
+)
 from ml.artifact.manifest import publish_folder
 from ml.artifact.tokenizer import load_tokenizer
 from ml.data.tokens import TokenTable
@@ -28,12 +37,13 @@ from ml.training.checkpoint import WEIGHTS, contiguous, trainable_state
 from ml.training.errors import ExportError
 from ml.training.fit import Fitted
 from ml.training.prepare import Prepared
-from ml.training.quantize import TEXTS, write_served_format
+from ml.training.quantize import TEXTS, choose_encoder_format, write_encoder_int8, write_served_format
 from ml.training.run import RunDirectory
 
 # float32 logits of the served file are within this of the trained network's; of large logits, this share.
 TOLERANCE = 1e-4
 _OPSET = 17
+_SCALING_LENGTH = 128  # tokens that a text is cut at, whatever a run's own length
 # What a tokenizer may consist of besides tokenizer.json.
 _TOKENIZER_FILES = (
     "tokenizer_config.json",
@@ -91,15 +101,17 @@ def export_artifact(
         write_description(folder, described)
         if isinstance(network, FeatureHead):
             save_file(_head_tensors(network.head), folder / HEAD)
-            _check_answers(folder, run.base)
-            described.serving = Serving(format="onnx-float32", reason="its encoder is shared with other models")
+            read = _check_answers(folder, run.base).read
+            described.serving, described.int8_probe = choose_encoder_format(
+                run.base, read, prepared, fitted.task, probe, int8_texts
+            )
         else:
             if is_plain:
                 network.model.save_pretrained(folder)
             else:  # no config beside it: transformers would take what it knows, and answer wrongly
                 save_file(contiguous(trainable_state(network.model)), folder / WEIGHTS)
             _copy_tokenizer(prepared.base, folder, prepared.spec.training.max_length)
-            _write_onnx(network, probe, folder / ONNX)
+            _write_onnx(network, probe, folder / ONNX, output="logits")
             _check_answers(folder, folder)
             described.serving, described.int8_probe = write_served_format(
                 folder, prepared, fitted.task, probe, int8_texts
@@ -140,7 +152,9 @@ def _write_base(folder: Path, prepared: Prepared, probe: TokenTable) -> None:
         # Nothing here depends on the run: every head over this encoder finds the same folder.
         _copy_tokenizer(prepared.base, temporary, None)
         shutil.copyfile(prepared.base / "config.json", temporary / "config.json")
-        _write_onnx(prepared.encoder, probe, temporary / ONNX)
+        _write_onnx(prepared.encoder, probe, temporary / ONNX, output="vectors")
+        longest = min(_SCALING_LENGTH, prepared.corpus.base_facts.max_length)
+        write_encoder_int8(temporary, prepared.tokens.like(prepared.base, SCALING_TEXTS, longest))
 
 
 class _Traceable(nn.Module):
@@ -156,8 +170,8 @@ class _Traceable(nn.Module):
         return answer.logits if isinstance(answer, Outputs) else answer
 
 
-def _write_onnx(network: nn.Module, probe: TokenTable, file: Path) -> None:
-    """Trace a network into an ONNX file with free batch and length.
+def _write_onnx(network: nn.Module, probe: TokenTable, file: Path, *, output: str) -> None:
+    """Trace a network into an ONNX file with free batch and length. output: what its output is called.
 
     The tracing exporter takes about 1 s on MiniLM, the newer one 6 s; the answers are checked either way.
     """
@@ -170,8 +184,8 @@ def _write_onnx(network: nn.Module, probe: TokenTable, file: Path) -> None:
             tuple(example.values()),
             str(file),
             input_names=list(example),
-            output_names=["output"],
-            dynamic_axes={**dict.fromkeys(example, axes), "output": {0: "batch"}},
+            output_names=[output],
+            dynamic_axes={**dict.fromkeys(example, axes), output: {0: "batch"}},
             opset_version=_OPSET,
             dynamo=False,
         )
@@ -190,8 +204,8 @@ def _copy_tokenizer(base: Path, folder: Path, max_length: int | None) -> None:
     config.write_text(json.dumps({**settings, "model_max_length": max_length}, indent=1))
 
 
-def _check_answers(folder: Path, runtime: Path) -> None:
+def _check_answers(folder: Path, runtime: Path) -> OnnxClassifier:
     try:
-        OnnxClassifier(folder, runtime, OnnxBackend(runtime / ONNX, torch.get_num_threads()))
+        return OnnxClassifier(folder, runtime, OnnxBackend(runtime / ONNX, torch.get_num_threads()))
     except WrongAnswersError as error:
         raise ExportError(str(error)) from error

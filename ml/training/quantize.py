@@ -3,6 +3,7 @@
 It knows a prepared run's texts and one task; how a file becomes int8 is `ml.artifact.int8`'s.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ml.artifact.description import INT8, ONNX, Serving
-from ml.artifact.int8 import Product, Seen, choose_scales, expose_inputs, read_products, write_int8
+from ml.artifact.int8 import Product, Scales, Seen, choose_scales, expose_inputs, read_products, write_int8
 from ml.data.batches import Rows, cut_step
 from ml.data.splits import Part
 from ml.data.tokens import TokenTable
@@ -29,6 +30,10 @@ _KEPT_SHARES = (0.0, 1 / 6, 1 / 3, 1 / 2)
 # So many texts tell what a layer reads, and so many of their tokens how it bears int8.
 _SEEN_TEXTS, _SEEN_TOKENS = 256, 512
 _SEEN_AT_ONCE = 1024  # tokens; a pass keeps what every layer reads of them
+# Of a shared encoder this share of the layers stays in float32 for all heads: in int8 throughout few of them pass.
+_KEPT_OF_ENCODERS = 1 / 6
+
+Read = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def write_served_format(
@@ -38,34 +43,89 @@ def write_served_format(
 
     texts: how many decide. Returns also what the int8 file answers to the probe texts (N, H), where it is kept.
     """
-    drawn = _drawn_rows(prepared)
-    rows = drawn[:texts]
-    if len(rows) < texts:
-        reason = f"int8 is judged by {texts} texts, and the dataset has {len(rows)}"
-        return Serving(format="onnx-float32", reason=reason), None
-    session = open_session(folder / ONNX, torch.get_num_threads())
-    first = _outputs(session, prepared.tokens, rows)
-    held_out = np.flatnonzero(prepared.resolved.parts[rows] != Part.TRAIN)
-    labelled = HeldOut(held_out, prepared.targets.labels[torch.from_numpy(rows[held_out])].numpy())
+    if (refusal := _too_few(prepared, texts)) is not None:
+        return refusal, None
+    trial = _Trial(folder, prepared, task, texts)
     products = read_products(folder / ONNX)
     # Of other texts than those that decide, where the dataset has so many.
-    seen = _look(folder / ONNX, prepared.tokens, drawn[-_SEEN_TEXTS:])
-    scales = {x: choose_scales([product for product in products if product.input == x], seen[x]) for x in seen}
+    seen = _look(folder / ONNX, prepared.tokens, _drawn_rows(prepared)[-_SEEN_TEXTS:])
+    scales = {x: choose_scales(those, seen[x]) for x, those in _by_input(products).items()}
     order = _most_sensitive_first(products, seen, scales)
     for share in _KEPT_SHARES:
         kept = order[: round(share * len(products))]
         write_int8(folder / ONNX, folder / INT8, scales=scales, kept=kept)
-        session = open_session(folder / INT8, torch.get_num_threads())
-        second = _outputs(session, prepared.tokens, rows)
-        agreement = compare(task, prepared.resolved.state.type, first, second, labelled)
-        objection = agreement.objection()
-        if objection is None:
-            reason = f"it answers as float32 does: {agreement.changed:.1%} of {texts} answers changed"
-            serving = Serving(format="onnx-int8", reason=reason, agreement=agreement, float32_layers=kept)
-            return serving, _outputs(session, probe, np.arange(len(probe.lengths))).tolist()
+        serving = trial.judge(kept)
+        if serving.format == "onnx-int8":
+            return serving, trial.answer_in_int8(probe)
     (folder / INT8).unlink()
-    reason = f"in int8 {objection}; that is with {len(kept)} of {len(products)} layers left in float32"
-    return Serving(format="onnx-float32", reason=reason, agreement=agreement), None
+    serving.reason += f"; that is with {len(kept)} of {len(products)} layers left in float32"
+    return serving, None
+
+
+def write_encoder_int8(folder: Path, texts: TokenTable) -> None:
+    """Write the int8 file of a shared encoder, the same for every head over it: by fixed texts, not those of a run."""
+    products = read_products(folder / ONNX)
+    seen = _look(folder / ONNX, texts, np.arange(len(texts.lengths)))
+    # What heads will read is unlike these texts: a token's own scale cuts nothing off.
+    scales = {x: choose_scales(those, seen[x], may_be_fixed=False) for x, those in _by_input(products).items()}
+    kept = _most_sensitive_first(products, seen, scales)[: round(_KEPT_OF_ENCODERS * len(products))]
+    write_int8(folder / ONNX, folder / INT8, scales=scales, kept=kept)
+
+
+def choose_encoder_format(
+    base: Path, read: Read, prepared: Prepared, task: Task, probe: TokenTable, texts: int
+) -> tuple[Serving, list[list[float]] | None]:
+    """Which of the files of a shared encoder one head is served over. See `write_served_format`.
+
+    read: the head, from vectors (N, D) to outputs (N, H).
+    """
+    if (refusal := _too_few(prepared, texts)) is not None:
+        return refusal, None
+    trial = _Trial(base, prepared, task, texts, read)
+    serving = trial.judge([])
+    return serving, trial.answer_in_int8(probe) if serving.format == "onnx-int8" else None
+
+
+def _too_few(prepared: Prepared, texts: int) -> Serving | None:
+    rows = len(_drawn_rows(prepared))
+    if rows >= texts:
+        return None
+    return Serving(format="onnx-float32", reason=f"int8 is judged by {texts} texts, and the dataset has {rows}")
+
+
+class _Trial:
+    """The texts that decide, and what the float32 file of a folder answers to them."""
+
+    def __init__(self, folder: Path, prepared: Prepared, task: Task, texts: int, read: Read = lambda it: it) -> None:
+        self._file, self._prepared, self._task, self._read = folder / INT8, prepared, task, read
+        self._rows = rows = _drawn_rows(prepared)[:texts]
+        self._exact = self._answers(folder / ONNX, prepared.tokens, rows)
+        held_out = np.flatnonzero(prepared.resolved.parts[rows] != Part.TRAIN)
+        labels = prepared.targets.labels[torch.from_numpy(rows[held_out])]
+        self._labelled = HeldOut(held_out, labels.numpy())
+
+    def judge(self, kept: list[str]) -> Serving:
+        """Whether the int8 file that is there now, which leaves some layers in float32, may be served."""
+        answers = self._answers(self._file, self._prepared.tokens, self._rows)
+        kind = self._prepared.resolved.state.type
+        agreement = compare(self._task, kind, self._exact, answers, self._labelled)
+        if (objection := agreement.objection()) is not None:
+            return Serving(format="onnx-float32", reason=f"in int8 {objection}", agreement=agreement)
+        reason = f"it answers as float32 does: {agreement.changed:.1%} of {len(self._rows)} answers changed"
+        return Serving(format="onnx-int8", reason=reason, agreement=agreement, float32_layers=kept)
+
+    def answer_in_int8(self, probe: TokenTable) -> list[list[float]]:
+        """To each text of a table, (N, H)."""
+        answers: list[list[float]] = self._answers(self._file, probe, np.arange(len(probe.lengths))).tolist()
+        return answers
+
+    def _answers(self, file: Path, tokens: TokenTable, rows: Rows) -> NDArray[np.float32]:
+        return self._read(_outputs(open_session(file, torch.get_num_threads()), tokens, rows))
+
+
+def _by_input(products: Sequence[Product]) -> dict[str, list[Product]]:
+    names = dict.fromkeys(product.input for product in products)
+    return {name: [product for product in products if product.input == name] for name in names}
 
 
 def _drawn_rows(prepared: Prepared) -> Rows:
@@ -115,7 +175,7 @@ def _look(file: Path, tokens: TokenTable, rows: Rows) -> dict[str, Seen]:
 
 
 def _most_sensitive_first(
-    products: list[Product], seen: dict[str, Seen], scales: dict[str, NDArray[np.float32] | None]
+    products: Sequence[Product], seen: Mapping[str, Seen], scales: Mapping[str, Scales]
 ) -> list[str]:
     """The layers' names, by the error that int8 makes in each where it reads what float32 gives it."""
     errors = {

@@ -20,6 +20,7 @@ from app.logs import TextFormatter, log_about
 from app.retention import DAY_SECONDS, Retention
 from app.settings import Settings
 from app.storage import FileStore
+from ml.artifact.description import encoder_name
 from ml.artifact.manifest import publish_folder
 from tests.app.jobs.house import House
 from workers import runner
@@ -52,7 +53,7 @@ def test_an_encoder_that_was_swept_before_the_job_ended_is_stored_again(
     run = _Run(house.database, store, settings, Spares([], tmp_path, nice=0), {}, claim, folder)
     _folder(folder / "artifact", b"head")
     _folder(folder / "base", b"encoder")
-    store.put_folder(folder / "base", "bases/abc")
+    store.put_folder(folder / "base", key := f"bases/{encoder_name('abc')}")
     description = SimpleNamespace(head="linear", base_sha256="abc", metrics={}, model_dump=dict)
     monkeypatch.setattr(runner, "read_description", lambda _folder: description)
     persist = run.persist
@@ -60,16 +61,16 @@ def test_an_encoder_that_was_swept_before_the_job_ended_is_stored_again(
     def sweep_then_persist(write: Callable[..., Any]) -> Any:
         sweep = Retention(house.database, store, settings, lambda: time.time() + 2 * DAY_SECONDS).sweep()
         # The artifact is young, whatever that clock says: only the encoder is old.
-        assert next(sweep).name == "bases/abc"
-        assert not store.exists("bases/abc")
+        assert next(sweep).name == key
+        assert not store.exists(key)
         return persist(write)
 
     monkeypatch.setattr(run, "persist", sweep_then_persist)
     assert run.publish(house.row(claim.job_id)) is None
     with house.database.read() as session:
         (model,) = session.query(ModelRow).all()
-    assert (house.row(claim.job_id).status, model.base_folder) == ("succeeded", "bases/abc")
-    assert (store.local_path("bases/abc") / "content").read_bytes() == b"encoder"
+    assert (house.row(claim.job_id).status, model.base_folder) == ("succeeded", key)
+    assert (store.local_path(key) / "content").read_bytes() == b"encoder"
 
 
 class DatabaseThatIsAway:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from ml.artifact.description import ONNX
-from ml.artifact.int8 import Product, Seen, choose_scales, read_products, round_rows, write_int8
+from ml.artifact.int8 import Product, Scales, Seen, choose_scales, read_products, round_rows, write_int8
 from ml.evaluation.scores import softmax
 from ml.inference.backends import OnnxBackend, open_session
 from ml.inference.classifier import OnnxClassifier
@@ -24,17 +24,18 @@ from tests.tiny_base import learnable_rows
 TEXTS = [*(text for text, _ in learnable_rows(40, seed=2)), "", "ok", "money back " * 40, "? ! - ' . ," * 5, "9 x q z"]
 
 
-@pytest.fixture(scope="module", params=["fixed", "by token"])
+@pytest.fixture(scope="module", params=["fixed", "by token", "both"])
 def int8_file(
     exported_full: Exported, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Path:
-    """All inputs scaled by fixed numbers, or all by token."""
+    """All inputs scaled by fixed numbers, all by token, or all by fixed numbers and then by token."""
     file, source = tmp_path_factory.mktemp("int8") / "model.int8.onnx", exported_full.artifact / ONNX
-    scales: dict[str, np.ndarray | None] = dict.fromkeys(product.input for product in read_products(source))
-    if request.param == "fixed":
+    scales = dict.fromkeys((product.input for product in read_products(source)), Scales())
+    if request.param != "by token":
         prepared = exported_full.prepared
         seen = _look(source, prepared.tokens, np.arange(60))
-        scales = {x: np.maximum(each.largest, 0.1) / 127 for x, each in seen.items()}
+        by_token = request.param == "both"
+        scales = {x: Scales(np.maximum(each.largest, 0.1) / 127, by_token) for x, each in seen.items()}
     write_int8(source, file, scales=scales)
     return file
 
@@ -95,7 +96,7 @@ def test_kept_products_stay_as_they_are(exported_full: Exported, tmp_path: Path)
     source = exported_full.artifact / ONNX
     products = read_products(source)
     names = [product.name for product in products]
-    by_token = dict.fromkeys(product.input for product in products)
+    by_token = dict.fromkeys((product.input for product in products), Scales())
     assert len(names) == len(set(names)) == 12  # two layers of six
     write_int8(source, tmp_path / "some.onnx", scales=by_token, kept=names[:5])
     assert [product.name for product in read_products(tmp_path / "some.onnx")] == names[:5]
@@ -129,17 +130,27 @@ def test_a_token_bears_no_channel_that_dwarfs_the_others_and_fixed_scales_do() -
     dwarfed[:, 3] *= 1000
     weight[3] /= 1000  # what dwarfs the others doesn't show in the product
     product = Product("layer", "x", weight)
-    assert product.rounding_error(even, None) < 0.02
-    assert product.rounding_error(dwarfed, None) > 0.5
-    scales = choose_scales([product], seen_of(dwarfed))
-    assert scales is not None
-    assert product.rounding_error(dwarfed, scales) < 0.02
+    assert product.rounding_error(even, Scales()) < 0.02
+    assert product.rounding_error(dwarfed, Scales()) > 0.5
+    for may_be_fixed in (True, False):
+        scales = choose_scales([product], seen_of(dwarfed), may_be_fixed=may_be_fixed)
+        assert scales.channels is not None
+        assert scales.by_token is not may_be_fixed
+        assert product.rounding_error(dwarfed, scales) < 0.02
 
 
 def test_tokens_of_unlike_sizes_are_scaled_each_by_itself() -> None:
     tokens = draw(0, 200, 16) * np.geomspace(0.01, 1, 200, dtype=np.float32)[:, None]
     tokens[-1] *= 100
-    assert choose_scales([Product("layer", "x", draw(1, 16, 8))], seen_of(tokens)) is None
+    assert choose_scales([Product("layer", "x", draw(1, 16, 8))], seen_of(tokens)).by_token
+
+
+def test_a_token_larger_than_any_that_was_seen_is_cut_off_by_fixed_scales_alone() -> None:
+    product, tokens = Product("layer", "x", draw(1, 16, 8)), draw(0, 200, 16)
+    fixed, own = (choose_scales([product], seen_of(tokens), may_be_fixed=may) for may in (True, False))
+    assert (fixed.by_token, own.by_token) == (False, True)
+    assert product.rounding_error(10 * tokens, fixed) > 0.5
+    assert product.rounding_error(10 * tokens, own) < 0.02
 
 
 def test_products_of_one_input_share_its_scales() -> None:
@@ -149,9 +160,9 @@ def test_products_of_one_input_share_its_scales() -> None:
         Product("other", "x", draw(2, 16, 8)),
     )
     scales = choose_scales([one, other], seen)
-    assert scales is not None
-    assert scales.shape == (16,)
-    assert np.abs(seen.tokens / scales).max() == pytest.approx(127, rel=1e-4)
+    assert scales.channels is not None
+    assert scales.channels.shape == (16,)
+    assert np.abs(seen.tokens / scales.channels).max() == pytest.approx(127, rel=1e-4)
     assert max(product.rounding_error(seen.tokens, scales) for product in (one, other)) < 0.02
 
 

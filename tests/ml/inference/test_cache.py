@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from ml.artifact import manifest
-from ml.artifact.description import DESCRIPTION, HEAD, ONNX
+from ml.artifact.description import DESCRIPTION, HEAD, INT8, ONNX, read_description
 from ml.artifact.tokenizer import TOKENIZER
 from ml.inference.cache import ModelCache, OnceCache
 from ml.inference.classifier import OnnxClassifier
+from ml.training.export import export_artifact
+from ml.training.run import RunDirectory
 from tests.ml.conftest import Exported, export
 from tests.ml.runs import lay_out, prepare_run
 from tests.tiny_base import learnable_rows
@@ -193,6 +195,33 @@ def test_models_of_different_folders_have_sessions_of_their_own(
     full = cache.get("mdl_1", lambda: (exported_full.artifact, exported_full.runtime))
     frozen = cache.get("mdl_2", lambda: (exported_frozen.artifact, exported_frozen.runtime))
     assert full.session is not frozen.session
+
+
+def test_heads_that_int8_suits_share_one_session_and_the_others_another(
+    exported_frozen: Exported, other_head: Exported, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path)
+    export_artifact(run, exported_frozen.prepared, exported_frozen.fitted, dataset_sha256=None, int8_texts=60)
+    assert read_description(run.artifact).serving.format == "onnx-int8"
+    cache, base = ModelCache(ROOM, threads=1), exported_frozen.run.base
+    # Its encoder is as the others' is, so any folder of it will do.
+    folders = [run.artifact, run.artifact, exported_frozen.artifact, other_head.artifact]
+    sessions = [cache.get(f"mdl_{i}", lambda folder=folder: (folder, base)).session for i, folder in enumerate(folders)]
+    assert sessions[0] is sessions[1] is not sessions[2]
+    assert sessions[2] is sessions[3]
+
+
+def test_a_head_over_an_encoder_without_an_int8_file_is_served_in_float32(
+    exported_frozen: Exported, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path)
+    export_artifact(run, exported_frozen.prepared, exported_frozen.fitted, dataset_sha256=None, int8_texts=60)
+    (run.base / INT8).unlink()
+    cache = ModelCache(ROOM, threads=1)
+    served = cache.get("mdl_1", lambda: (run.artifact, run.base))
+    exact = cache.get("mdl_2", lambda: (exported_frozen.artifact, exported_frozen.run.base))
+    encodings = served.tokenize(["where is my parcel"])
+    np.testing.assert_allclose(served.logits(encodings), exact.logits(encodings), rtol=0, atol=1e-5)
 
 
 def test_a_loaded_model_is_not_looked_for_again(exported_full: Exported) -> None:

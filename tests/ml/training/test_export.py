@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from ml.artifact.description import HEAD, ONNX, PROBE_TEXTS, read_description
+from ml.artifact.description import HEAD, INT8, ONNX, PROBE_TEXTS, read_description
 from ml.artifact.manifest import MANIFEST, folder_bytes, manifest_sha256, read_manifest, verify_folder
 from ml.bases import DEFAULT_BASE, base_sha256, find_base
 from ml.inference.backends import OnnxBackend, open_session
@@ -59,6 +59,11 @@ def test_the_onnx_file_takes_the_described_inputs_as_int64_of_any_shape(
         assert len(answer) == shape[0]
 
 
+def test_a_whole_classifier_names_its_output_as_other_tools_expect(exported_full: Exported) -> None:
+    session = open_session(exported_full.artifact / ONNX, 1)
+    assert [output.name for output in session.get_outputs()] == ["logits"]
+
+
 @pytest.mark.parametrize("kind", ["exported_full", "exported_frozen"])
 def test_the_artifact_verifies_and_describes_itself(kind: str, request: pytest.FixtureRequest) -> None:
     exported: Exported = request.getfixturevalue(kind)
@@ -90,7 +95,7 @@ def test_a_frozen_artifact_holds_the_head_and_leaves_the_encoder_beside_it(expor
     assert torch.equal(head["bias"], trained.bias)
     manifest = verify_folder(exported_frozen.run.base)
     assert manifest["base_sha256"] == exported_frozen.prepared.base_sha256
-    assert {ONNX, "tokenizer.json", "config.json"} <= set(manifest["files"])
+    assert {ONNX, INT8, "tokenizer.json", "config.json"} <= set(manifest["files"])
 
 
 def test_every_head_over_one_encoder_finds_the_same_base_folder(

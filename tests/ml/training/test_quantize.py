@@ -1,6 +1,7 @@
 """Which file a finished model is served from: int8 where enough texts say that it answers as float32 does."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,18 @@ import pytest
 from ml.artifact.description import INT8, ONNX, PROBE_TEXTS, Serving
 from ml.artifact.int8 import choose_scales, read_products
 from ml.data.splits import Part
+from ml.inference.backends import OnnxBackend
+from ml.inference.classifier import OnnxClassifier
 from ml.tasks import agreement
 from ml.training.export import prepared_probe
-from ml.training.quantize import _drawn_rows, _look, _most_sensitive_first, write_served_format
+from ml.training.quantize import (
+    _by_input,
+    _drawn_rows,
+    _look,
+    _most_sensitive_first,
+    choose_encoder_format,
+    write_served_format,
+)
 from tests.ml.conftest import Exported
 
 
@@ -71,10 +81,43 @@ def test_layers_go_back_to_float32_until_the_answers_agree(
     products = read_products(folder / ONNX)
     prepared = exported_full.prepared
     seen = _look(folder / ONNX, prepared.tokens, _drawn_rows(prepared))
-    by_input = {x: [product for product in products if product.input == x] for x in seen}
-    order = _most_sensitive_first(products, seen, {x: choose_scales(by_input[x], seen[x]) for x in seen})
+    scales = {x: choose_scales(those, seen[x]) for x, those in _by_input(products).items()}
+    order = _most_sensitive_first(products, seen, scales)
     assert serving.float32_layers == order[: len(serving.float32_layers)]
     assert set(order) == {product.name for product in products}
+
+
+def judge_head(
+    exported: Exported, texts: int, read: Callable[[np.ndarray], np.ndarray] | None = None
+) -> tuple[Serving, list[list[float]] | None]:
+    """How a head is served over the encoder that it shares."""
+    prepared = exported.prepared
+    exact = OnnxClassifier(exported.artifact, exported.run.base, OnnxBackend(exported.run.base / ONNX, 1))
+    return choose_encoder_format(
+        *(exported.run.base, read or exact.read, prepared, exported.fitted.task, prepared_probe(prepared), texts)
+    )
+
+
+def test_a_head_is_served_over_its_encoder_in_int8_where_it_answers_the_same(exported_frozen: Exported) -> None:
+    serving, probe = judge_head(exported_frozen, 60)
+    assert serving.format == "onnx-int8"
+    assert serving.agreement is not None
+    assert serving.agreement.texts == 60
+    assert np.shape(probe) == (len(PROBE_TEXTS), 3)
+    short, none = judge_head(exported_frozen, 61)
+    assert (short.format, none) == ("onnx-float32", None)
+
+
+def test_a_head_that_int8_changes_is_served_in_float32_and_the_shared_file_stays(exported_frozen: Exported) -> None:
+    weight = np.random.default_rng(0).normal(size=(32, 3)) * 300  # it blows up the smallest differences
+
+    def read(vectors: np.ndarray) -> np.ndarray:
+        return np.asarray((vectors - vectors.mean(0)) @ weight, np.float32)
+
+    serving, probe = judge_head(exported_frozen, 60, read)
+    assert (serving.format, probe) == ("onnx-float32", None)
+    assert serving.reason.startswith("in int8 ")
+    assert (exported_frozen.run.base / INT8).exists()
 
 
 def test_held_out_texts_decide_first(exported_full: Exported) -> None:
