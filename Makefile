@@ -5,7 +5,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test prove-losses prove-tunings faults check format bench bench-uploads bench-first-step bench-losses bench-training bench-training-gpu bench-serving clean
+.PHONY: help setup demo up test prove-losses prove-tunings faults check format bench bench-uploads bench-first-step bench-losses bench-training bench-training-gpu bench-serving bench-many-models clean
 
 help:            ## Show this help
 	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  +## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,7 +50,7 @@ format: $(SETUP) ## Format and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-uploads bench-first-step bench-serving bench-losses bench-training  ## Run every benchmark
+bench: bench-uploads bench-first-step bench-serving bench-many-models bench-losses bench-training  ## Run every benchmark
 
 bench-uploads: $(SETUP)  ## Upload speed and memory against the plain parser
 	$(BIN)/python -m benchmarks.uploads
@@ -60,6 +60,9 @@ bench-first-step: $(SETUP)  ## From a submitted job to its first step, with and 
 
 bench-serving: $(SETUP)  ## Predictions against other servers and onnxruntime alone, by wrk (hours; --quick in the module's help)
 	$(BIN)/python -m benchmarks.serving
+
+bench-many-models: $(SETUP)  ## A thousand heads over one encoder against one, and what fully tuned models cost (--quick in the module's help)
+	$(BIN)/python -m benchmarks.many_models
 
 bench-losses: $(SETUP)  ## What the losses' papers claim, over 5 seeds (hours; goes on where it was stopped)
 	$(BIN)/python -m benchmarks.losses
