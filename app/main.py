@@ -70,7 +70,12 @@ def build_services(settings: Settings) -> Services:
         models=models,
         served=served,
         aliases=AliasService(database, models, base_models, served),
-        predictions=PredictionService(served, threads=threads, max_waiting_texts=settings.max_waiting_texts),
+        predictions=PredictionService(
+            served,
+            threads=threads,
+            max_waiting_texts=settings.max_waiting_texts,
+            answer_cache_bytes=settings.answer_cache_bytes,
+        ),
     )
 
 
