@@ -182,10 +182,11 @@ def _check_of_labels(asked: PredictionRequest, task: LabelTask) -> None:
     known = set(task.labels)
     for i, label in enumerate(asked.labels or ()):
         if label not in known:
+            told = label[:100].encode(errors="replace").decode()  # half of a surrogate pair cannot be sent
             named = ", ".join(f"'{name}'" for name in task.labels[:_NAMED_LABELS])
             more = f" and {len(known) - _NAMED_LABELS} more" if len(known) > _NAMED_LABELS else ""
             raise InvalidInputError(
-                f"'{label[:100]}' is no label of this model, which knows {named}{more}.",
+                f"'{told}' is no label of this model, which knows {named}{more}.",
                 code="unknown_label",
                 param=f"/labels/{i}",
             )

@@ -16,7 +16,7 @@ from app.predictions.schemas import MAX_TEXTS, PredictionRequest, TextPair
 from app.predictions.served import ServedModels
 from ml.artifact.tokenizer import Text
 from ml.inference.answers import AnswerCache
-from ml.inference.scheduler import ClosedError, FullError, Scheduler
+from ml.inference.scheduler import Answer, ClosedError, FullError, Scheduler
 
 # Texts that are together no longer are tokenized in less than a millisecond.
 SMALL_CHARACTERS = 2_000
@@ -48,7 +48,9 @@ class PredictionService:
             looked_up = self._answers.look_up(served.model_id, rows) if self._answers else None
             tokenized = time.perf_counter()
             missing = looked_up.missing if looked_up else rows
-            answer = await asyncio.wrap_future(self._scheduler.submit(classifier, missing)) if missing else None
+            answer: Answer | None = None
+            if missing:
+                answer = await asyncio.wrap_future(self._scheduler.submit(classifier, missing))
 
         def decode() -> list[dict[str, Any]]:
             logits = classifier.read(answer.outputs) if answer else None
