@@ -56,7 +56,11 @@ def build_services(settings: Settings) -> Services:
     served = ServedModels(models, cache, settings.preload)
     metrics = Metrics()
     predictions = PredictionService(
-        served, threads=threads, max_waiting_texts=settings.max_waiting_texts, observer=metrics
+        served,
+        threads=threads,
+        max_waiting_texts=settings.max_waiting_texts,
+        answer_cache_bytes=settings.answer_cache_bytes,
+        observer=metrics,
     )
     metrics.watch(predictions, cache)
     queue = JobQueue(settings.broker_url)

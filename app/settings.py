@@ -97,6 +97,9 @@ class Settings(BaseSettings):
         ge=MAX_TEXTS,
         description="Texts that may wait for their model at one time; a call that would make it more gets a 429.",
     )
+    answer_cache_bytes: int = Field(
+        0, ge=0, description="Memory of answers kept, by model and tokens, for texts that come again; 0 keeps none."
+    )
     inference_threads: int = Field(
         0, ge=0, description="Passes through models at one time, or threads of one that is alone; 0: one a core."
     )

@@ -76,8 +76,8 @@ class Metrics:
     def observe_answer(self, timings_ms: Mapping[str, float]) -> None:
         """A call was answered."""
         self._outcomes["answered"].inc()
-        for stage, milliseconds in timings_ms.items():
-            self._seconds[stage].observe(milliseconds / 1000)
+        for stage, seconds in self._seconds.items():
+            seconds.observe(timings_ms[stage] / 1000)
 
     def observe_failure(self, status: int) -> None:
         """A call was not, and got this status."""

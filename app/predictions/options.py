@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 
 from app.errors import InvalidInputError
 from app.predictions.pipeline import Pipeline
-from app.predictions.schemas import MAX_TEXTS, PredictionRequest, Windows
-from ml.artifact.tokenizer import Text
+from app.predictions.schemas import (
+    MAX_EXPLAINED_TEXTS,
+    MAX_EXPLAINED_WORDS,
+    MAX_TEXTS,
+    PredictionRequest,
+    Windows,
+)
+from ml.artifact.tokenizer import Text, tokenize_with_places
 from ml.inference.classifier import Logits, OnnxClassifier, Row
+from ml.inference.occlusion import find_words, leave_out
 from ml.inference.windows import cut, pool
 from ml.tasks.base import Task
 from ml.tasks.multi_label import MultiLabelTask
@@ -29,10 +36,13 @@ _NAMED_LABELS = 50
 def optioned(asked: PredictionRequest, classifier: OnnxClassifier, texts: Sequence[Text]) -> "OptionedPipeline":
     """The pipeline of a request with options. Raises InvalidInputError where one means nothing for the model."""
     task = classifier.task
-    if isinstance(task, TextClassificationTask | MultiLabelTask):
+    if isinstance(task, LabelTask):
         _check_of_labels(asked, task)
     else:
         _check_of_values(asked)
+    if asked.explain:
+        _check_explain(asked, texts)
+        return ExplainedPipeline(asked, classifier)
     if asked.windows is not None:
         _check_windows(asked.windows, classifier, texts)
         return WindowedPipeline(asked, classifier)
@@ -93,6 +103,58 @@ class WindowedPipeline(OptionedPipeline):
         for result, count in zip(results, self._counts, strict=True):
             result["windows"] = count
         return self.finish(results, pooled(logits))
+
+
+class ExplainedPipeline(OptionedPipeline):
+    """Each text, then each without one of its words."""
+
+    def tokenize(self, texts: Sequence[Text]) -> Sequence[Row]:
+        """See `Pipeline`. Raises InvalidInputError where they have more words than one call may explain."""
+        self._texts = texts
+        self.encodings = tokenize_with_places(self.classifier.tokenizer, texts)
+        self._words = [find_words(encoding) for encoding in self.encodings]
+        if (count := sum(map(len, self._words))) > MAX_EXPLAINED_WORDS:
+            raise InvalidInputError(
+                f"these texts have {count} words, and one call explains at most {MAX_EXPLAINED_WORDS}. "
+                "Send fewer or shorter texts.",
+                code="too_many_words",
+                param="/input",
+            )
+        pairs = zip(self.encodings, self._words, strict=True)
+        return [*self.encodings, *(leave_out(encoding, word) for encoding, words in pairs for word in words)]
+
+    def decode(self, logits: Logits) -> list[dict[str, Any]]:
+        """See `Pipeline`."""
+        whole, without = logits[: len(self._texts)], logits[len(self._texts) :]
+        results = super().decode(whole)
+        scores, start = self._task.scores(whole), 0
+        for i, (result, text, words) in enumerate(zip(results, self._texts, self._words, strict=True)):
+            column = _explained_column(self._task, whole[i : i + 1])
+            rest = self._task.scores(without[start : start + len(words)])[:, column]
+            start += len(words)
+            effects = (scores[i, column] - rest).tolist()
+            parts = (text,) if isinstance(text, str) else text
+            result["explanation"] = {
+                "label": self._task.labels[column] if isinstance(self._task, LabelTask) else None,
+                "words": [
+                    {
+                        "word": parts[word.sequence][word.start : word.end],
+                        "part": ("text", "text_pair")[word.sequence],
+                        "start": word.start,
+                        "end": word.end,
+                        "effect": effect,
+                    }
+                    for word, effect in zip(words, effects, strict=True)
+                ],
+            }
+        return results
+
+
+def _explained_column(task: Task, output: Logits) -> int:
+    """Of a text's scores (1, S) the one that is answered."""
+    if isinstance(task, TextClassificationTask):
+        return int(task.answers(output)[0])
+    return int(task.scores(output)[0].argmax())
 
 
 def _with_threshold(task: Task, threshold: float | None) -> Task:
@@ -161,6 +223,22 @@ def _check_windows(windows: Windows, classifier: OnnxClassifier, texts: Sequence
             "first, and its result says so.",
             code="option_not_for_pairs",
             param="/windows",
+        )
+
+
+def _check_explain(asked: PredictionRequest, texts: Sequence[Text]) -> None:
+    if asked.windows is not None:
+        raise InvalidInputError(
+            "'explain' and 'windows' don't go together. Send the part of the text that is to be explained.",
+            code="options_conflict",
+            param="/explain",
+        )
+    if len(texts) > MAX_EXPLAINED_TEXTS:
+        raise InvalidInputError(
+            f"'input' holds {len(texts)} texts, and one call explains at most {MAX_EXPLAINED_TEXTS}. "
+            "Send several calls.",
+            code="too_many_texts",
+            param="/input",
         )
 
 

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 MAX_TEXTS = 1024
 MAX_TEXT_CHARACTERS = 100_000
+# Each word is a row for the model.
+MAX_EXPLAINED_TEXTS, MAX_EXPLAINED_WORDS = 16, 512
 
 TextInput = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)]
 
@@ -44,6 +46,7 @@ class PredictionRequest(BaseModel):
                 {"model": "production", "input": ["Where is my parcel?", "I want a refund."]},
                 {"model": "production", "input": "Where is my parcel?", "top_k": 3, "abstain_below": 0.5},
                 {"model": "production", "input": "Where is my parcel?", "windows": {"pooling": "mean", "overlap": 16}},
+                {"model": "production", "input": "Where is my parcel?", "explain": True},
             ]
         },
     )
@@ -75,10 +78,33 @@ class PredictionRequest(BaseModel):
         f"ends with the text; without it, the text is cut. Up to {MAX_TEXTS} windows a call; no pairs.",
     )
 
+    explain: bool | None = Field(
+        None,
+        description="Also say what each word adds to the answer: each is left out in turn. "
+        f"Up to {MAX_EXPLAINED_TEXTS} texts and {MAX_EXPLAINED_WORDS} words a call; not with `windows`.",
+    )
+
     @property
     def has_options(self) -> bool:
         """Whether more than a model and texts was given."""
         return len(self.model_fields_set) > 2
+
+
+class WordEffect(BaseModel):
+    """What one word adds to an answer."""
+
+    word: str
+    part: Literal["text", "text_pair"] = Field(description="Which text of a pair it is in; `text` of a single one.")
+    start: int = Field(description="In characters of that text.")
+    end: int
+    effect: float = Field(description="The score, or the value of a regression, less what it is without the word.")
+
+
+class Explanation(BaseModel):
+    """What an answer rests on."""
+
+    label: str | None = Field(description="Whose score is explained: the answered or highest; null of a regression.")
+    words: list[WordEffect] = Field(description="As the tokenizer splits them, in their order; none that was cut off.")
 
 
 class Result(BaseModel):
@@ -88,6 +114,7 @@ class Result(BaseModel):
         None, description="There where the text is longer than the model's max_length: the rest of it was not read."
     )
     windows: int | None = Field(None, description="Where `windows` was asked: how many the text was read in.")
+    explanation: Explanation | None = Field(None, description="Where `explain` was asked.")
     raw: dict[str, float] | None = Field(
         None,
         description="Where `raw` was asked: what the network put out, by label; by level passed (`> level`) or as "
@@ -129,6 +156,9 @@ class Timings(BaseModel):
     queue: float = Field(description="Waiting for the model, before and between its passes.")
     tokenize: float
     inference: float = Field(description="In passes through the model, which the texts of other calls may share.")
+    cached: int | None = Field(
+        None, description="No time, but how many rows the answer cache knew, where there is one: texts, windows, words."
+    )
 
 
 class Prediction(BaseModel):

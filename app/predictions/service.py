@@ -15,7 +15,8 @@ from app.predictions.pipeline import Pipeline
 from app.predictions.schemas import MAX_TEXTS, PredictionRequest, TextPair
 from app.predictions.served import ServedModels
 from ml.artifact.tokenizer import Text
-from ml.inference.scheduler import ClosedError, FullError, Observer, Scheduler
+from ml.inference.answers import AnswerCache
+from ml.inference.scheduler import Answer, ClosedError, FullError, Observer, Scheduler
 
 # Texts that are together no longer are tokenized in less than a millisecond.
 SMALL_CHARACTERS = 2_000
@@ -25,10 +26,17 @@ class PredictionService:
     """Answers texts."""
 
     def __init__(
-        self, served: ServedModels, *, threads: int, max_waiting_texts: int, observer: Observer | None = None
+        self,
+        served: ServedModels,
+        *,
+        threads: int,
+        max_waiting_texts: int,
+        answer_cache_bytes: int = 0,
+        observer: Observer | None = None,
     ) -> None:
-        """threads: passes that run at one time. observer: of the passes."""
+        """threads: passes that run at one time. answer_cache_bytes: 0 for none. observer: of the passes."""
         self._served = served
+        self._answers = AnswerCache(answer_cache_bytes) if answer_cache_bytes else None
         self._scheduler = Scheduler(max_waiting_texts, threads, observer)
 
     @property
@@ -43,16 +51,24 @@ class PredictionService:
         classifier = served.classifier
         pipeline = optioned(request, classifier, texts) if request.has_options else Pipeline(classifier)
         # Work of a few microseconds is done here: a thread would cost more than it gives.
-        is_small = sum(map(_characters, texts)) <= SMALL_CHARACTERS
+        is_small = sum(map(_characters, texts)) <= SMALL_CHARACTERS and not request.explain
         with _refusing():
             self._scheduler.check_room(len(texts))
             begun = time.perf_counter()
             rows = pipeline.tokenize(texts) if is_small else await asyncio.to_thread(pipeline.tokenize, texts)
+            looked_up = self._answers.look_up(served.model_id, rows) if self._answers else None
             tokenized = time.perf_counter()
-            answer = await asyncio.wrap_future(self._scheduler.submit(classifier, rows))
+            missing = looked_up.missing if looked_up else rows
+            answer: Answer | None = None
+            if missing:
+                answer = await asyncio.wrap_future(self._scheduler.submit(classifier, missing))
 
         def decode() -> list[dict[str, Any]]:
-            return pipeline.decode(classifier.read(answer.outputs))
+            logits = classifier.read(answer.outputs) if answer else None
+            if looked_up:
+                logits = looked_up.complete(logits)
+            assert logits is not None
+            return pipeline.decode(logits)
 
         return {
             "id": new_id("pred"),
@@ -60,9 +76,10 @@ class PredictionService:
             "model": served.model_id,
             "results": decode() if is_small else await asyncio.to_thread(decode),
             "timings_ms": {
-                "queue": round(answer.queue_seconds * 1000, 3),
+                "queue": round(answer.queue_seconds * 1000, 3) if answer else 0.0,
                 "tokenize": round((tokenized - begun) * 1000, 3),
-                "inference": round(answer.pass_seconds * 1000, 3),
+                "inference": round(answer.pass_seconds * 1000, 3) if answer else 0.0,
+                **({"cached": looked_up.cached} if looked_up else {}),
             },
         }
 

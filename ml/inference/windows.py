@@ -16,8 +16,7 @@ def cut(encoding: Encoding, overlap: int) -> Iterator[Encoding | Tokens]:
     """Windows as long as the cut encoding of a single text; the last ends where the text does. One that wasn't cut is
     its only window.
 
-    overlap: tokens of the text, of which a window holds more, that
-    neighbours share; the last two may share more.
+    overlap: tokens of the text that neighbours share, fewer than a window holds; the last two may share more.
     """
     rest = encoding.overflowing
     if not rest:

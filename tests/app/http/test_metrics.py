@@ -163,6 +163,6 @@ def test_loaded_models_are_told_with_their_bytes(house: House) -> None:
 def test_two_applications_in_one_process_count_for_themselves(house: House, tmp_path: Path) -> None:
     other = create_app(Settings(home=tmp_path))
     growth = Growth(house)
-    other.state.services.metrics.observe_answer({})
+    other.state.services.metrics.observe_answer({"queue": 0.1, "tokenize": 0.2, "inference": 3.0})
     other.state.services.predictions.close()
     assert outcomes(growth) == {}

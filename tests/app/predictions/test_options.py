@@ -7,6 +7,7 @@ import pytest
 
 from app.predictions.schemas import Prediction
 from ml.evaluation.scores import sigmoid, softmax
+from ml.inference.answers import AnswerCache
 from tests.app.predictions.house import House
 
 TEXT = "where is my parcel"
@@ -193,3 +194,91 @@ def test_windows_go_with_the_other_options(house: House) -> None:
 def test_more_windows_than_a_call_takes_are_refused(house: House) -> None:
     error = house.refuse(422, input="parcel " * 5000, windows={"overlap": 61})
     assert (error["param"], error["code"]) == ("/windows", "too_many_windows")
+
+
+# ----------------------------------------------------------------------------------------------------------- explaining
+
+
+@pytest.mark.parametrize("task", ["text_classification", "multi_label", "ordinal", "regression"])
+def test_a_words_effect_is_how_far_the_answer_falls_without_it(house: House, models: Models, task: str) -> None:
+    text = "where is my unheardof parcel"
+    words = text.split()
+    (plain,) = house.predict(text, models[task])
+    (result,) = house.predict(text, models[task], explain=True)
+    explanation = result.pop("explanation")
+    shorter = house.predict([" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))], models[task])
+    label = explanation["label"]
+
+    def answer(of: dict[str, Any]) -> float:
+        return float(of["value"] if task == "regression" else of["scores"][label])
+
+    assert (label is None) == (task == "regression")
+    assert [word["word"] for word in explanation["words"]] == words
+    assert [text[word["start"] : word["end"]] for word in explanation["words"]] == words
+    expected = [answer(plain) - answer(one) for one in shorter]
+    assert [word["effect"] for word in explanation["words"]] == pytest.approx(expected, abs=1e-5)
+    assert answer(result) == pytest.approx(answer(plain), abs=1e-5)
+
+
+def test_pairs_and_cut_texts_are_explained_as_far_as_they_are_read(house: House) -> None:
+    pair, cut = house.predict([{"text": "my money", "text_pair": "late"}, "parcel " * 100], explain=True)
+    words = pair["explanation"]["words"]
+    assert [(word["part"], word["word"]) for word in words] == [
+        ("text", "my"), ("text", "money"), ("text_pair", "late")
+    ]  # fmt: skip
+    assert (cut["truncated"], len(cut["explanation"]["words"])) == (True, 62)
+
+
+def test_more_than_a_call_explains_is_refused(house: House) -> None:
+    for given, code in [([TEXT] * 17, "too_many_texts"), (["parcel " * 60] * 9, "too_many_words")]:
+        error = house.refuse(422, input=given, explain=True)
+        assert (error["param"], error["code"]) == ("/input", code)
+    error = house.refuse(422, input=TEXT, explain=True, windows={})
+    assert (error["param"], error["code"]) == ("/explain", "options_conflict")
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("given", ["NaN", "[NaN]", "Infinity"])
+def test_what_is_no_json_number_is_refused_where_it_stands(house: House, given: str) -> None:
+    for field, body in [("/input", f'"input": {given}'), ("/abstain_below", f'"input": "a", "abstain_below": {given}')]:
+        error = house.refuse(422, content=f'{{"model": "{house.model}", {body}}}')
+        assert error["param"].startswith(field)
+
+
+def test_half_a_surrogate_pair_in_a_label_is_refused(house: House) -> None:
+    house.refuse(422, content=f'{{"model": "{house.model}", "input": "a", "labels": ["\\ud800"]}}')
+
+
+def test_ten_thousand_texts_and_a_text_of_a_megabyte_are_refused(house: House) -> None:
+    assert house.refuse(422, input=["a"] * 10_000)["code"] == "too_many_texts"
+    assert house.refuse(413, input="x" * 1_000_000)["code"] == "body_too_large"
+
+
+# --------------------------------------------------------------------------------------------------------- answer cache
+
+
+def test_a_text_that_comes_again_is_answered_from_the_cache_whatever_the_options(
+    house: House, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = house.predict(TEXTS)
+    monkeypatch.setattr(house.services.predictions, "_answers", AnswerCache(1_000_000))
+
+    def ask(given: Any, model: str = house.model, **options: Any) -> tuple[int, list[dict[str, Any]]]:
+        body = {"model": model, "input": given, **options}
+        reply = house.client.post("/v1/predictions", json=body).raise_for_status().json()
+        Prediction.model_validate(reply, strict=True, extra="forbid")
+        return reply["timings_ms"]["cached"], reply["results"]
+
+    assert ask(TEXTS[:2])[0] == 0
+    for cached in (2, 4):
+        found, results = ask(TEXTS)
+        assert found == cached
+        assert [result["scores"] for result in results] == [pytest.approx(one["scores"], abs=1e-5) for one in plain]
+    assert ask(TEXTS, top_k=1, raw=True)[0] == 4
+    assert ask("".join(HALVES), windows={})[0] == 0
+    assert ask("".join(HALVES), windows={})[0] == 2
+    assert ask("where is", explain=True)[0] == 0
+    assert ask("where is", explain=True)[0] == 3
+    assert ask(TEXTS, models["multi_label"])[0] == 0
