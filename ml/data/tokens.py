@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from torch import Tensor
 
-from ml.artifact.tokenizer import Text, load_tokenizer, tokenize
+from ml.artifact.tokenizer import Text, load_tokenizer, tokenize, tokenize_with_places
 from ml.data.cache import Arrays
 
 Rows = NDArray[np.int64]
@@ -41,7 +41,7 @@ def word_arrays(folder: Path, texts: Iterable[Sequence[Text]], max_length: int) 
     """
     tokenizer = load_tokenizer(folder, max_length)
     for some in texts:
-        yield {"words": np.concatenate([_words_of(encoding) for encoding in tokenize(tokenizer, some)])}
+        yield {"words": np.concatenate([_words_of(encoding) for encoding in tokenize_with_places(tokenizer, some)])}
 
 
 def _words_of(encoding: Encoding) -> NDArray[np.int8]:

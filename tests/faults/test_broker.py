@@ -76,6 +76,7 @@ def test_a_running_job_does_not_notice_that_the_broker_was_away(
             assert reasons_of(events_of(site.client, one)) == ["queued", "claimed", "succeeded"]
 
 
+@pytest.mark.proof
 @pytest.mark.row("the broker is down from the start", runs=3)
 def test_with_the_broker_killed_jobs_are_accepted_and_run_by_polling(
     tmp_path: Path, broker: Broker, houses: Houses, record: Record

@@ -14,15 +14,14 @@ from tests.faults.conftest import Houses
 from tests.faults.site import ROWS, Site
 from tests.service import PATIENCE_SECONDS, all_items, events_of, reasons_of, tickets, upload, wait_until
 
-# This one runs in `make test`, all in `make faults`.
-QUICK = {"output.after_store"}
+pytestmark = pytest.mark.proof
+
 BATCH_ROWS = 3_000  # some chunks, with a checkpoint after each
 
 
 def points(program: str) -> Any:
     """Marks a test of each point of a program."""
-    marked = [pytest.param(point, marks=[] if point in QUICK else pytest.mark.proof) for point in POINTS[program]]
-    return pytest.mark.parametrize("point", marked)
+    return pytest.mark.parametrize("point", POINTS[program])
 
 
 class Crash:

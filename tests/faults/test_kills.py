@@ -105,6 +105,7 @@ def test_a_killed_workers_trainer_dies_with_it_and_another_worker_takes_over(sit
     assert claims[1]["created_at"] - site.faults[0] > 0.5 * LEASE_SECONDS
 
 
+@pytest.mark.proof
 @pytest.mark.row("a spare trainer takes a job")
 def test_a_spare_takes_the_next_job_and_is_replaced_when_that_is_trained(site: Site) -> None:
     site.service.start_worker(spare_trainers=True)
@@ -139,6 +140,7 @@ def test_a_workers_spare_ends_with_it(site: Site, end: Callable[[Program], objec
     assert site.service.trainers() == set()
 
 
+@pytest.mark.proof
 @pytest.mark.row("SIGTERM to the worker in mid-epoch", runs=4)
 def test_a_worker_that_is_asked_to_stop_hands_its_job_back_at_once(site: Site) -> None:
     first = site.service.start_worker()
@@ -175,6 +177,7 @@ def test_a_running_job_is_paused_and_goes_on_without_a_step_twice(site: Site) ->
     assert site.record.repeated_steps == 0
 
 
+@pytest.mark.proof
 @pytest.mark.row("cancel a running job", runs=3)
 def test_a_running_job_is_cancelled_and_its_trainer_ends(site: Site) -> None:
     site.service.start_worker()

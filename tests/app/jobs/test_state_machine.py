@@ -90,11 +90,11 @@ class Jobs(RuleBasedStateMachine):
 
     def drain(self) -> None:
         """Workers that never fail take over."""
+        self.pass_time(2 * LEASE)
+        self.reconcile()  # which may pause one that its dead worker was to pause
         for job, expected in self.expected.items():
             if expected.status == "paused":
                 self.resume(job)
-        self.pass_time(2 * LEASE)
-        self.reconcile()
         while (claim := self.house.claim()) is not None:
             self.took(claim)
             self.succeed(claim)
