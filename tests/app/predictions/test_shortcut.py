@@ -80,7 +80,7 @@ def test_a_call_in_order_is_answered_without_the_application_behind() -> None:
         "caller": "key_1",
         "model": "mdl_1",
         "input": "Where is my parcel?",
-        "timings_ms": {},
+        "timings_ms": TIMINGS,
     }
     assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
 
