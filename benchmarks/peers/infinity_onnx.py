@@ -1,7 +1,6 @@
 """infinity over a folder's ONNX file: `python infinity_onnx.py MAX_LENGTH v2 --model-id FOLDER …`, as infinity takes.
 
-Of itself it looks for the ONNX file by an absolute name, which is then taken for one in the folder; it wants an output
-of another name, for which the folder's file is changed; and it cuts no text.
+Of itself it looks for the ONNX file by an absolute name, which is then taken for one in the folder; it cuts no text.
 """
 
 import functools
@@ -9,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import onnx
 from infinity_emb import cli
 from infinity_emb.transformer.classifier import optimum
 
@@ -22,20 +20,8 @@ def make_cutting_pipeline(*arguments: Any, **options: Any) -> Any:
     return functools.partial(make_pipeline(*arguments, **options), truncation=True, max_length=max_length)
 
 
-def rename_output(file: Path) -> None:
-    """Call the only output "logits"."""
-    model = onnx.load(file)
-    (output,) = model.graph.output
-    for node in model.graph.node:
-        node.output[:] = ["logits" if name == output.name else name for name in node.output]
-        node.input[:] = ["logits" if name == output.name else name for name in node.input]
-    output.name = "logits"
-    onnx.save(model, file)
-
-
 if __name__ == "__main__":
     max_length = int(sys.argv.pop(1))
-    rename_output(Path(sys.argv[sys.argv.index("--model-id") + 1]) / FILE)
     optimum.get_onnx_files = lambda **_: Path(FILE)
     optimum.pipeline = make_cutting_pipeline
     cli.cli()

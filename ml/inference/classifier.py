@@ -94,7 +94,7 @@ class OnnxClassifier:
 
     def _outputs(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
         """What the session makes of them, in the order given. Like lengths go together; the order is put back."""
-        lengths = np.array([len(encoding.ids) for encoding in encodings])
+        lengths = np.array([len(encoding) for encoding in encodings])
         order = np.argsort(-lengths, kind="stable")
         answers: list[NDArray[np.float32]] = []
         start = 0
@@ -116,14 +116,14 @@ class OnnxClassifier:
 
         alone: no other pass runs.
         """
-        longest = max(len(encoding.ids) for encoding in encodings)
+        longest = max(map(len, encodings))
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         feeds = {}
         for name in self.description.inputs:
             filler = self.description.pad_id if name == "input_ids" else 0
             padded = np.full((len(encodings), longest), filler, np.int64)
             for i, encoding in enumerate(encodings):
-                padded[i, : len(encoding.ids)] = getattr(encoding, columns[name])
+                padded[i, : len(encoding)] = getattr(encoding, columns[name])
             feeds[name] = padded
         return self.session.run(feeds, alone=alone)
 
