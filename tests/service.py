@@ -325,9 +325,11 @@ def copy_model(
     *,
     is_turned: bool = False,
     task: Mapping[str, Any] | None = None,
+    takes_pairs: bool = False,
 ) -> str:
     """Another model with the same files under another key. is_turned: each of its labels is in the next one's place,
     so that it answers every text otherwise. task: what of its task's state is otherwise, for the same outputs.
+    takes_pairs: whether it says so of itself.
     """
     model_id = new_id("mdl")
     with database.write() as session, tempfile.TemporaryDirectory() as scratch:
@@ -336,8 +338,8 @@ def copy_model(
         if is_turned:
             labels = json.loads((folder / DESCRIPTION).read_text())["task"]["labels"]
             task = {"labels": [*labels[1:], labels[0]]}
-        if task:
-            folder = _change_task(folder, Path(scratch) / "artifact", task)
+        if task or takes_pairs:
+            folder = _change(folder, Path(scratch) / "artifact", task or {}, takes_pairs=takes_pairs)
         store.put_folder(folder, f"copies/{model_id}")
         columns = {column.key: getattr(row, column.key) for column in ModelRow.__mapper__.column_attrs}
         other = {"id": model_id, "job_id": new_id("job"), "folder": f"copies/{model_id}"}
@@ -345,13 +347,14 @@ def copy_model(
     return model_id
 
 
-def _change_task(source: Path, target: Path, task: Mapping[str, Any]) -> Path:
+def _change(source: Path, target: Path, task: Mapping[str, Any], *, takes_pairs: bool) -> Path:
     with publish_folder(target, "artifact", {}) as folder:
         for file in source.iterdir():
             if file.name != MANIFEST:
                 shutil.copy(file, folder)
         description = json.loads((folder / DESCRIPTION).read_text())
         description["task"] |= task
+        description["takes_pairs"] = takes_pairs
         (folder / DESCRIPTION).write_text(json.dumps(description))
     return target
 

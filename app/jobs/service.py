@@ -28,8 +28,8 @@ from app.keys.service import Caller
 from app.models import repository as models
 from app.models.service import ModelService
 from app.queue import JobQueue
+from ml.bulk.checks import check_pairs, select_rows
 from ml.bulk.checks import needed_headers as headers_to_measure
-from ml.bulk.checks import select_rows
 from ml.bulk.report import ERRORS, FileReport
 from ml.comparisons import resolve_comparison
 from ml.crash_points import crash_point
@@ -279,6 +279,7 @@ class JobService:
             raise refuse("/model", str(error), "model_not_found") from error
         dataset = self._dataset_of(caller, spec)
         facts = self._datasets.facts(dataset)
+        check_pairs(facts.columns, takes_pairs=model.description["takes_pairs"])
         spec = spec.model_copy(update={"model": model.id})
         if isinstance(spec, ModelEvaluation):
             cells = self._datasets.read_column_values(dataset, headers_to_measure(spec, facts))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.db.tables import ModelRow
-from ml.artifact.description import EARLIER, Serving, Source
+from ml.artifact.description import Serving, Source
 
 
 class ModelBody(BaseModel):
@@ -18,6 +18,7 @@ class ModelBody(BaseModel):
     source: Source | None = Field(description="Of a published checkpoint: which, at what step of which training.")
     task: str
     labels: list[str]
+    takes_pairs: bool = Field(description="Whether it answers pairs of texts; else single ones.")
     base_model: str
     loss: dict[str, Any]
     metrics: dict[str, dict[str, float]]
@@ -37,10 +38,11 @@ class ModelBody(BaseModel):
             source=description.get("source"),
             task=description["task"]["type"],
             labels=description["task"]["labels"],
+            takes_pairs=description["takes_pairs"],
             base_model=description["base_model"],
             loss=description["spec"]["loss"],
             metrics=description["metrics"],
-            serving=description.get("serving", EARLIER),
+            serving=description["serving"],
             bytes=row.bytes,
             created_at=row.created_at,
             metadata=row.extra,
@@ -64,5 +66,5 @@ class ModelReport(BaseModel):
             id=row.id,
             metrics=description["metrics"],
             report=description["report"],
-            serving=description.get("serving", EARLIER),
+            serving=description["serving"],
         )

@@ -44,7 +44,7 @@ def optioned(asked: PredictionRequest, classifier: OnnxClassifier, texts: Sequen
         _check_explain(asked, texts)
         return ExplainedPipeline(asked, classifier)
     if asked.windows is not None:
-        _check_windows(asked.windows, classifier, texts)
+        _check_windows(asked.windows, classifier)
         return WindowedPipeline(asked, classifier)
     return OptionedPipeline(asked, classifier)
 
@@ -200,7 +200,7 @@ def _check_of_labels(asked: PredictionRequest, task: LabelTask) -> None:
         )
 
 
-def _check_windows(windows: Windows, classifier: OnnxClassifier, texts: Sequence[Text]) -> None:
+def _check_windows(windows: Windows, classifier: OnnxClassifier) -> None:
     max_length = classifier.description.max_length
     width = max_length - classifier.tokenizer.num_special_tokens_to_add(is_pair=False)
     if windows.overlap >= width:
@@ -217,10 +217,10 @@ def _check_windows(windows: Windows, classifier: OnnxClassifier, texts: Sequence
             code="option_not_for_task",
             param="/windows/pooling",
         )
-    if not all(isinstance(text, str) for text in texts):
+    if classifier.description.takes_pairs:
         raise InvalidInputError(
-            "windows are cut of single texts, and a pair came. Leave 'windows' out: a pair is cut, the longer text "
-            "first, and its result says so.",
+            "windows are cut of single texts, and this model takes pairs. Leave 'windows' out: a pair is cut, the "
+            "longer text first, and its result says so.",
             code="option_not_for_pairs",
             param="/windows",
         )

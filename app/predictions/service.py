@@ -49,6 +49,7 @@ class PredictionService:
         texts = _texts(request.input)
         served = await self._served.find(caller.project_id, request.model)
         classifier = served.classifier
+        _check_pairs(texts, request, takes_pairs=classifier.description.takes_pairs)
         pipeline = optioned(request, classifier, texts) if request.has_options else Pipeline(classifier)
         # Work of a few microseconds is done here: a thread would cost more than it gives.
         is_small = sum(map(_characters, texts)) <= SMALL_CHARACTERS and not request.explain
@@ -128,6 +129,20 @@ def _texts(given: str | TextPair | Sequence[str | TextPair]) -> list[Text]:
             _check_text(part, pointer)
         texts.append(parts if len(parts) == 2 else parts[0])
     return texts
+
+
+def _check_pairs(texts: Sequence[Text], request: PredictionRequest, *, takes_pairs: bool) -> None:
+    """A model that never saw a pair would answer one with noise, and the reverse."""
+    other = next((i for i, text in enumerate(texts) if isinstance(text, str) == takes_pairs), None)
+    if other is None:
+        return
+    message = (
+        'a single text came, and this model was trained on pairs; send {"text": …, "text_pair": …}.'
+        if takes_pairs
+        else "a pair came, and this model was trained on single texts; send one text."
+    )
+    pointer = f"/input/{other}" if isinstance(request.input, list) else "/input"
+    raise InvalidInputError(message, code="pair_expected" if takes_pairs else "single_text_expected", param=pointer)
 
 
 def _check_text(text: str, pointer: str) -> None:

@@ -82,9 +82,6 @@ class Serving(BaseModel):
     float32_layers: list[str] = Field(default=[], description="Layers that int8 leaves in float32.")
 
 
-EARLIER = Serving(format="onnx-float32", reason="it was exported in float32 alone")  # before there was int8
-
-
 class Source(BaseModel):
     """The checkpoint that an artifact was made of."""
 
@@ -100,13 +97,14 @@ class Answering(BaseModel):
 
     format_version: Literal[1] = 1
     task: TaskState  # labels, how outputs are read, calibration, thresholds
+    takes_pairs: bool  # whether it was trained on pairs of texts; else on single ones
     max_length: int
     pad_id: int
     inputs: list[str]  # of the ONNX file, in its order
     head: Literal["native", "linear", "cosine"]  # the latter two: over the shared encoder's vectors
     probe: Probe
     int8_probe: list[list[float]] | None = None  # the int8 file's own answers to PROBE_TEXTS
-    serving: Serving = EARLIER
+    serving: Serving
 
     def build_task(self) -> Task:
         """The task, which decodes outputs."""

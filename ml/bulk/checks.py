@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ml.specs.bulk import ModelEvaluation
 from ml.specs.errors import did_you_mean, quoted, refuse, show
-from ml.specs.facts import DatasetFacts
+from ml.specs.facts import Columns, DatasetFacts
 from ml.tasks.build import TaskState
 from ml.tasks.cells import CellKind, kind_of_cells, to_distribution, to_list, to_number
 
@@ -26,6 +26,24 @@ class Selection:
     labels: dict[int, str]  # the cells of those that have one
     kind: CellKind
     task: TaskState  # the model's, over such cells
+
+
+def check_pairs(columns: Columns, *, takes_pairs: bool) -> None:
+    """Raise SpecError where the model was trained on pairs and the dataset holds single texts, or the reverse."""
+    if takes_pairs and columns.text_pair is None:
+        raise refuse(
+            "/dataset",
+            "the model was trained on pairs of texts, and the dataset has no text_pair column. Upload it again with "
+            'columns={"text_pair": "your column"}.',
+            "pair_expected",
+        )
+    if not takes_pairs and columns.text_pair is not None:
+        raise refuse(
+            "/dataset",
+            f"the model was trained on single texts, and the dataset holds pairs: its column '{columns.text_pair}' is "
+            "the text_pair. Upload it again without that column, or under another name.",
+            "single_text_expected",
+        )
 
 
 def needed_headers(spec: ModelEvaluation, facts: DatasetFacts) -> list[str]:

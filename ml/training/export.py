@@ -22,6 +22,7 @@ from ml.artifact.description import (
     SCALING_TEXTS,
     Description,
     Probe,
+    Serving,
     Source,
     write_description,
 )
@@ -78,6 +79,7 @@ def export_artifact(
     is_plain = network.fold() if isinstance(network, NativeClassifier) else False
     described = Description(
         task=fitted.state,
+        takes_pairs=prepared.corpus.facts.columns.text_pair is not None,
         max_length=prepared.spec.training.max_length,
         pad_id=probe.pad_id,
         inputs=inputs,
@@ -92,6 +94,7 @@ def export_artifact(
         source=source,
         train_rows=prepared.resolved.train_rows,
         versions={name: version(name) for name in ("minimand", "torch", "transformers", "onnxruntime")},
+        serving=Serving(format="onnx-float32", reason="int8 was not tried yet"),
         probe=Probe(logits=logits.tolist(), tolerance=TOLERANCE * max(1.0, float(np.abs(logits).max()))),
     )
     if prepared.encoder is not None:

@@ -103,6 +103,13 @@ def test_what_cannot_be_done_is_refused_with_its_place(house: BulkHouse, body: A
     assert (error_of(reply)["param"], error_of(reply)["code"]) == (param, code)
 
 
+def test_pairs_are_not_for_a_model_of_single_texts(house: BulkHouse) -> None:
+    pairs = upload(house.client, b"text,text_pair\nhello,world\n")
+    reply = ask(house, dataset=pairs)
+    error = error_of(reply)
+    assert (reply.status_code, error["param"], error["code"]) == (422, "/dataset", "single_text_expected")
+
+
 def test_another_projects_model_is_not_there(house: BulkHouse) -> None:
     stranger = house.client_of_another_project()
     dataset = upload(stranger, b"text\nhello\n")

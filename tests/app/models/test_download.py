@@ -17,6 +17,7 @@ def describe(served: Any, head: Any = "native") -> Description:
     state = TaskState(type="text_classification", reading="softmax", labels=["a", "b"])
     return Description(
         task=state,
+        takes_pairs=False,
         max_length=8,
         pad_id=0,
         inputs=["input_ids"],

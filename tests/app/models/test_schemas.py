@@ -1,4 +1,4 @@
-"""A model's body and report say how it is served, also those of models older than int8."""
+"""A model's body and report say how it is served."""
 
 from typing import Any
 
@@ -21,6 +21,7 @@ def row(**description: Any) -> ModelRow:
         extra={},
         description={
             "task": {"type": "text_classification", "labels": ["a", "b"]},
+            "takes_pairs": False,
             "base_model": "minilm",
             "spec": {"loss": {"type": "cross_entropy"}},
             "metrics": {},
@@ -33,8 +34,3 @@ def row(**description: Any) -> ModelRow:
 @pytest.mark.parametrize("body", [ModelBody, ModelReport])
 def test_the_chosen_format_is_shown_with_its_figures(body: type[ModelBody | ModelReport]) -> None:
     assert body.of(row(serving=INT8)).serving.model_dump() == INT8
-
-
-@pytest.mark.parametrize("body", [ModelBody, ModelReport])
-def test_a_model_from_before_int8_is_served_in_float32(body: type[ModelBody | ModelReport]) -> None:
-    assert body.of(row()).serving.format == "onnx-float32"

@@ -1,7 +1,6 @@
 """The application with one trained model, of which copies are soon made."""
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,9 @@ class House(AppHouse):
         spares = Spares([], self.settings.home, nice=0)
         Runner(self.database, self.services.models._store, self.settings, spares).run(claim, {}, threading.Event())
 
-    def copy_model(self, *, is_turned: bool = False, task: Mapping[str, Any] | None = None) -> str:
+    def copy_model(self, **changes: Any) -> str:
         """See `tests.service.copy_model`."""
-        return copy_model(self.database, self.services.models._store, self.model, is_turned=is_turned, task=task)
+        return copy_model(self.database, self.services.models._store, self.model, **changes)
 
     def spoil(self, model_id: str) -> None:
         """Make a copy of a model unfit to be served."""

@@ -26,6 +26,7 @@ def models(house: House) -> Models:
         "multi_label": house.copy_model(task={"type": "multi_label", "reading": "sigmoid", "thresholds": [0.9] * 3}),
         "ordinal": house.copy_model(task={"type": "ordinal"}),
         "regression": house.copy_model(task=QUANTILES),
+        "pairs": house.copy_model(takes_pairs=True),
     }
 
 
@@ -109,7 +110,7 @@ _REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("text_classification", {"windows": {"stride": 3}}, "/windows/stride", "unknown_field"),
     ("ordinal", {"windows": {"pooling": "max"}}, "/windows/pooling", "option_not_for_task"),
     (
-        "text_classification",
+        "pairs",
         {"windows": {}, "input": {"text": "a", "text_pair": "b"}},
         "/windows",
         "option_not_for_pairs",
@@ -142,7 +143,10 @@ def test_every_result_is_as_documented(house: House, models: Models) -> None:
         options: dict[str, Any] = {"raw": True}
         if task != "regression":
             options |= {"top_k": 2, "abstain_below": 0.999}
-        body = {"model": model, "input": ["parcel " * 200, TEXT], **options}
+        given: list[Any] = ["parcel " * 200, TEXT]
+        if task == "pairs":
+            given = [{"text": text, "text_pair": TEXT} for text in given]
+        body = {"model": model, "input": given, **options}
         reply = house.client.post("/v1/predictions", json=body).json()
         dumped = Prediction.model_validate(reply, strict=True, extra="forbid").model_dump(exclude_unset=True)
         assert dumped == reply
@@ -151,9 +155,10 @@ def test_every_result_is_as_documented(house: House, models: Models) -> None:
 # ----------------------------------------------------------------------------------------------------------- long texts
 
 
-def test_a_text_that_is_cut_says_so(house: House) -> None:
+def test_a_text_that_is_cut_says_so(house: House, models: Models) -> None:
     exact = "parcel " * (64 - 2)
-    cut, whole, pair = house.predict([exact + "parcel", exact, {"text": exact, "text_pair": "parcel"}])
+    cut, whole = house.predict([exact + "parcel", exact])
+    (pair,) = house.predict({"text": exact, "text_pair": "parcel"}, models["pairs"])
     assert cut["truncated"] is True
     assert "truncated" not in whole
     assert pair["truncated"] is True
@@ -220,8 +225,9 @@ def test_a_words_effect_is_how_far_the_answer_falls_without_it(house: House, mod
     assert answer(result) == pytest.approx(answer(plain), abs=1e-5)
 
 
-def test_pairs_and_cut_texts_are_explained_as_far_as_they_are_read(house: House) -> None:
-    pair, cut = house.predict([{"text": "my money", "text_pair": "late"}, "parcel " * 100], explain=True)
+def test_pairs_and_cut_texts_are_explained_as_far_as_they_are_read(house: House, models: Models) -> None:
+    (pair,) = house.predict({"text": "my money", "text_pair": "late"}, models["pairs"], explain=True)
+    (cut,) = house.predict("parcel " * 100, explain=True)
     words = pair["explanation"]["words"]
     assert [(word["part"], word["word"]) for word in words] == [
         ("text", "my"), ("text", "money"), ("text_pair", "late")

@@ -53,8 +53,22 @@ def test_a_list_holds_up_to_1024_texts(house: House) -> None:
 
 
 def test_a_pair_is_read_as_two_texts(house: House) -> None:
-    pair, turned = house.predict([{"text": "money", "text_pair": "parcel"}, {"text": "parcel", "text_pair": "money"}])
+    pairs = [{"text": "money", "text_pair": "parcel"}, {"text": "parcel", "text_pair": "money"}]
+    pair, turned = house.predict(pairs, house.copy_model(takes_pairs=True))
     assert pair["scores"] != turned["scores"]
+
+
+def test_a_model_of_single_texts_takes_no_pair_and_one_of_pairs_no_single_text(house: House) -> None:
+    pair = {"text": TEXT, "text_pair": TEXT}
+    of_pairs = house.copy_model(takes_pairs=True)
+    for model, given, param, code in [
+        (house.model, pair, "/input", "single_text_expected"),
+        (house.model, [TEXT, pair], "/input/1", "single_text_expected"),
+        (of_pairs, TEXT, "/input", "pair_expected"),
+        (of_pairs, [pair, TEXT], "/input/1", "pair_expected"),
+    ]:
+        error = house.refuse(422, model=model, input=given)
+        assert (error["param"], error["code"]) == (param, code)
 
 
 def test_a_prediction_says_what_it_is_and_how_long_it_took(house: House) -> None:

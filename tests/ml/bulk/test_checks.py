@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ml.bulk.checks import MOST_GROUPS, Selection, group_of, needed_headers, select_rows
+from ml.bulk.checks import MOST_GROUPS, Selection, check_pairs, group_of, needed_headers, select_rows
 from ml.specs.bulk import ModelEvaluation
 from ml.specs.errors import SpecError
 from ml.specs.facts import Columns, DatasetFacts
@@ -62,6 +62,17 @@ def test_what_cannot_be_measured_is_refused(cells: Any, task: TaskState, spec: A
 def test_an_unknown_label_is_named_with_those_that_are_known() -> None:
     with pytest.raises(SpecError, match=r"holds 'maybe', which the model doesn't know. It knows: 'no', 'yes'"):
         select({"label": ["yes", "maybe"]})
+
+
+@pytest.mark.parametrize(("text_pair", "takes_pairs"), [("second", True), (None, False)])
+def test_a_model_is_asked_for_what_it_was_trained_on(text_pair: str | None, takes_pairs: bool) -> None:
+    columns = Columns(text="text", text_pair=text_pair)
+    check_pairs(columns, takes_pairs=takes_pairs)
+    with pytest.raises(SpecError) as caught:
+        check_pairs(columns, takes_pairs=not takes_pairs)
+    (problem,) = caught.value.problems
+    assert problem.pointer == "/dataset"
+    assert problem.code == ("single_text_expected" if text_pair else "pair_expected")
 
 
 def test_only_the_labels_of_the_part_count() -> None:
