@@ -32,6 +32,7 @@ from ml.artifact.description import encoder_name, read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
 from ml.crash_points import crash_point
 from workers.child import TrainerProcess
+from workers.crashes import read_crash
 from workers.events import EventTail, Told
 from workers.layout import Layout
 from workers.spares import Spares
@@ -159,7 +160,17 @@ class _Run:
         if status == DISK_FULL:
             why = Why("disk_full", _read_error(self.folder, status)["message"])
             stopping.wait(self.settings.poll_seconds)  # room may come; it must not cost all attempts in a moment
-        return self.release(charge=not is_graceful, why=why or _how_it_ended(status))
+        return self.release(charge=not is_graceful, why=why or self.how_it_ended(status))
+
+    def how_it_ended(self, status: int) -> Why:
+        """Why a trainer ended that did not say so."""
+        if status < 0:
+            return Why("trainer_died", f"its trainer was killed by {signal.Signals(-status).name}")
+        crash = read_crash(self.folder / "log.txt")
+        if crash is None:
+            return Why("trainer_died", f"its trainer ended with exit status {status}")
+        log.error("the trainer crashed: %s in %s", crash.kind, " > ".join(crash.frames))
+        return Why("trainer_died", f"its trainer crashed: {crash}")
 
     # ------------------------------------------------------------------------------------------------------- before
 
@@ -419,12 +430,6 @@ class _Run:
                 if self.is_lost:
                     raise LostClaimError(self.claim.job_id) from error
                 time.sleep(0.5)
-
-
-def _how_it_ended(status: int) -> Why:
-    if status < 0:
-        return Why("trainer_died", f"its trainer was killed by {signal.Signals(-status).name}")
-    return Why("trainer_died", f"its trainer ended with exit status {status}")
 
 
 def _read_error(folder: Path, status: int) -> dict[str, Any]:
