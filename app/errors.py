@@ -37,6 +37,13 @@ class AuthenticationError(ServiceError):
     type = "authentication_error"
 
 
+class PermissionDeniedError(ServiceError):
+    """The key is known, and may not do this."""
+
+    status = 403
+    type = "permission_error"
+
+
 class NotFoundError(ServiceError):
     """No such thing in the caller's project."""
 
@@ -61,6 +68,12 @@ class InUseError(ConflictError):
             f"The {kind} '{thing_id}' is still used by {shown}. Cancel what has not ended, or wait for it.",
             code=f"{kind}_in_use",
         )
+
+
+class PayloadTooLargeError(ServiceError):
+    """More than this caller may ever send at once."""
+
+    status = 413
 
 
 class UnsupportedMediaTypeError(ServiceError):

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.limits.schemas import Limits
 from app.predictions.schemas import MAX_TEXTS
 
 
@@ -102,6 +103,12 @@ class Settings(BaseSettings):
     )
     inference_threads: int = Field(
         0, ge=0, description="Passes through models at one time, or threads of one that is alone; 0: one a core."
+    )
+    default_limits: Limits = Field(
+        default=Limits(requests_per_minute=6_000, live_jobs=1_000),
+        description="Limits of each project that has none of its own, as JSON, e.g. "
+        '{"requests_per_minute": 6000, "live_jobs": 1000}. '
+        "Also predictions_per_minute, upload_bytes_per_day and stored_bytes; null, or left out: none.",
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or a JSON object a line.")
