@@ -281,7 +281,7 @@ def _shown_bytes(count: int) -> str:
 
 @main.group()
 def keys() -> None:
-    """Make, list, replace and revoke API keys, also where no key works any more."""
+    """Make, list, replace and revoke API keys."""
 
 
 def _project_option(command: _Command) -> _Command:
