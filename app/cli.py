@@ -131,6 +131,24 @@ def migrate(home: Path | None) -> None:
 
 
 @main.command()
+@_home_option
+def fetch(home: Path | None) -> None:
+    """Fetch base models named hf:… from their hub."""
+    from app.base_models.hub import HubModel
+    from app.base_models.hub import fetch as fetch_model
+    from app.errors import UnfitBaseError
+
+    settings = _load_settings(home)
+    for name, source in settings.base_models.items():
+        if isinstance(source, HubModel):
+            try:
+                folder = fetch_model(name, source, settings.home.resolve())
+            except (OSError, UnfitBaseError) as error:
+                _fail(f"'{name}' was not fetched. {error}")
+            click.echo(f"{name}: {folder}")
+
+
+@main.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @_home_option
 def prune(dry_run: bool, home: Path | None) -> None:
@@ -500,10 +518,14 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
 
     import uvicorn
 
+    from app.errors import UnfitBaseError
     from app.http.connection_limit import most_connections
     from app.main import create_app
 
-    app = create_app(settings, role=role)
+    try:
+        app = create_app(settings, role=role)
+    except UnfitBaseError as error:
+        _fail(str(error))
     config = uvicorn.Config(
         app,
         loop="uvloop",

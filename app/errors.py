@@ -26,6 +26,10 @@ class ServiceError(Exception):
         return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
 
+class UnfitBaseError(Exception):
+    """A base model that an operator registered cannot be one."""
+
+
 class BadRequestError(ServiceError):
     """The request could not be read."""
 

@@ -56,7 +56,7 @@ def build_services(settings: Settings) -> Services:
     """Everything a serving process is made of."""
     database = Database(settings.resolved_database_url)
     store = FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
-    base_models = BaseModelService(settings.base_models)
+    base_models = BaseModelService(settings.base_folders)
     limits = LimitService(RateBuckets(settings.broker_url), settings.default_limits)
     datasets = DatasetService(database, store, settings, limits)
     models = ModelService(database, store, settings.scratch)

@@ -1,13 +1,19 @@
 """One Settings class, read from `MINIMAND_*` variables once per process and passed in."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.base_models.hub import HubModel
 from app.limits.schemas import Limits
 from app.predictions.schemas import MAX_TEXTS
+
+BaseSource = Annotated[
+    HubModel | Path,
+    BeforeValidator(lambda given: (HubModel.parse(given) or given) if isinstance(given, str) else given),
+]
 
 
 class Settings(BaseSettings):
@@ -30,10 +36,11 @@ class Settings(BaseSettings):
     storage_url: str | None = Field(
         None, description="Where files live: a folder or any fsspec URL, e.g. s3://bucket/prefix. Default: in the home."
     )
-    base_models: dict[str, Path] = Field(
+    base_models: dict[str, BaseSource] = Field(
         default_factory=dict,
-        description='Local encoder folders by name, as JSON: {"bert-zh": "/models/bert-base-chinese"}. '
-        "`minilm` is always there.",
+        description='Encoders by name, as JSON: {"bert-zh": "/models/bert-base-chinese"}, a folder; or '
+        '{"bert-zh": "hf:google-bert/bert-base-chinese@COMMIT"}, which `minimand fetch` fetches. `minilm` is always '
+        "there.",
     )
 
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest JSON body.")
@@ -126,6 +133,14 @@ class Settings(BaseSettings):
         if file is not None and info.data.get("environment") != "test":
             raise ValueError("it kills processes on purpose, so MINIMAND_ENVIRONMENT must be `test`. Unset it")
         return file
+
+    @property
+    def base_folders(self) -> dict[str, Path]:
+        """Where each registered base model lies, or will once it was fetched."""
+        return {
+            name: source.folder_in(self.home.resolve()) if isinstance(source, HubModel) else source
+            for name, source in self.base_models.items()
+        }
 
     @property
     def resolved_database_url(self) -> str:

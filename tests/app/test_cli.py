@@ -17,7 +17,7 @@ from app.settings import Settings
 
 Run = Callable[..., Result]
 
-COMMANDS = ("up", "api", "worker", "inference", "migrate", "prune", "backup", "restore", "demo", "settings")
+COMMANDS = ("up", "api", "worker", "inference", "migrate", "fetch", "prune", "backup", "restore", "demo", "settings")
 GROUPS = {"keys": ("create", "list", "rotate", "revoke"), "projects": ("create", "list")}
 
 
