@@ -520,6 +520,7 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
 
     from app.errors import UnfitBaseError
     from app.http.connection_limit import most_connections
+    from app.http.slow_clients import WatchedProtocol
     from app.main import create_app
 
     try:
@@ -529,7 +530,7 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=WatchedProtocol,
         access_log=False,
         # The root logger is configured above; uvicorn's own settings would print its lines in another form.
         log_config=None,

@@ -74,6 +74,12 @@ class InUseError(ConflictError):
         )
 
 
+class SlowClientError(ServiceError):
+    """The request did not come in the time that it may take."""
+
+    status = 408
+
+
 class PayloadTooLargeError(ServiceError):
     """More than this caller may ever send at once."""
 

@@ -1,5 +1,6 @@
 """create_app(): builds the services and mounts the routes. Wiring, nothing else."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from app.http.metrics import Metrics
 from app.http.metrics import router as metrics_routes
 from app.http.request_id import RequestIdMiddleware
 from app.http.services import Services
+from app.http.slow_clients import end_slow_clients
 from app.jobs.bulk_routes import evaluations, prediction_batches
 from app.jobs.comparison_routes import router as comparison_routes
 from app.jobs.reconciler import Reconciler
@@ -122,7 +124,11 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
             spool = settings.scratch / "spool"
             spool.mkdir(parents=True, exist_ok=True)
             tempfile.tempdir = str(spool)
+        watching = asyncio.create_task(
+            end_slow_clients(app.state.connections, settings.request_grace_seconds, settings.request_bytes_per_second)
+        )
         yield
+        watching.cancel()
         for one in rounds:
             one.stop()
         services.predictions.close()

@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest JSON body.")
+    request_grace_seconds: float = Field(
+        30, gt=0, description="How long a request may take to come, beside the time for its bytes."
+    )
+    request_bytes_per_second: int = Field(
+        2_000, ge=1, description="How slowly a request's bytes may come; a client that is slower gets a 408."
+    )
     max_upload_bytes: int = Field(2_000_000_000, ge=1_000, description="Largest upload, as sent.")
     max_dataset_bytes: int = Field(8_000_000_000, ge=1_000, description="Largest upload after decompression.")
     max_dataset_rows: int = Field(10_000_000, ge=1, description="Most rows in a dataset.")
@@ -63,6 +69,12 @@ class Settings(BaseSettings):
         60, gt=0, description="How long a trainer may take to write its last checkpoint when asked to stop."
     )
     max_attempts: int = Field(3, ge=1, description="Attempts without a new checkpoint before a job fails.")
+    max_job_seconds: float = Field(
+        7 * 86_400, gt=0, description="A job that has not ended so long after its first start is stopped, and fails."
+    )
+    max_run_bytes: int = Field(
+        50_000_000_000, ge=1_000_000, description="Disk that a running job may take under the home; more, and it fails."
+    )
     keep_checkpoints: int = Field(2, ge=2, description="Newest checkpoints kept of each job.")
     checkpoint_days: float = Field(
         7, ge=0, description="Days after a job's end that its checkpoints are kept. Its model stays."
