@@ -26,6 +26,10 @@ class ServiceError(Exception):
         return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
 
+class UnfitBaseError(Exception):
+    """A base model that an operator registered cannot be one."""
+
+
 class BadRequestError(ServiceError):
     """The request could not be read."""
 
@@ -35,6 +39,13 @@ class AuthenticationError(ServiceError):
 
     status = 401
     type = "authentication_error"
+
+
+class PermissionDeniedError(ServiceError):
+    """The key is known, and may not do this."""
+
+    status = 403
+    type = "permission_error"
 
 
 class NotFoundError(ServiceError):
@@ -61,6 +72,18 @@ class InUseError(ConflictError):
             f"The {kind} '{thing_id}' is still used by {shown}. Cancel what has not ended, or wait for it.",
             code=f"{kind}_in_use",
         )
+
+
+class SlowClientError(ServiceError):
+    """The request did not come in the time that it may take."""
+
+    status = 408
+
+
+class PayloadTooLargeError(ServiceError):
+    """More than this caller may ever send at once."""
+
+    status = 413
 
 
 class UnsupportedMediaTypeError(ServiceError):

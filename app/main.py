@@ -1,5 +1,6 @@
 """create_app(): builds the services and mounts the routes. Wiring, nothing else."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,8 @@ from fastapi import FastAPI
 
 from app.aliases.routes import router as alias_routes
 from app.aliases.service import AliasService
+from app.audit.routes import router as audit_routes
+from app.audit.service import AuditService
 from app.base_models.routes import router as base_model_routes
 from app.base_models.service import BaseModelService
 from app.datasets.routes import router as dataset_routes
@@ -18,16 +21,21 @@ from app.http.connection_limit import ConnectionLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
 from app.http.health import router as health_routes
+from app.http.limits import RateLimitMiddleware
 from app.http.metrics import Metrics
 from app.http.metrics import router as metrics_routes
 from app.http.request_id import RequestIdMiddleware
 from app.http.services import Services
+from app.http.slow_clients import end_slow_clients
 from app.jobs.bulk_routes import evaluations, prediction_batches
 from app.jobs.comparison_routes import router as comparison_routes
 from app.jobs.reconciler import Reconciler
 from app.jobs.routes import router as job_routes
 from app.jobs.service import JobService
-from app.keys.service import KeyService
+from app.keys.routes import router as key_routes
+from app.keys.service import KeyService, KeyUses
+from app.limits.rates import RateBuckets
+from app.limits.service import LimitService
 from app.losses.routes import router as loss_routes
 from app.models.routes import router as model_routes
 from app.models.service import ModelService
@@ -36,6 +44,8 @@ from app.predictions.routes import router as prediction_routes
 from app.predictions.served import ServedModels, Watch
 from app.predictions.service import PredictionService
 from app.predictions.shortcut import PredictionShortcut
+from app.projects.routes import router as project_routes
+from app.projects.service import ProjectService
 from app.queue import JobQueue
 from app.retention import Retention, Sweeper
 from app.settings import Settings
@@ -48,8 +58,9 @@ def build_services(settings: Settings) -> Services:
     """Everything a serving process is made of."""
     database = Database(settings.resolved_database_url)
     store = FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
-    base_models = BaseModelService(settings.base_models)
-    datasets = DatasetService(database, store, settings)
+    base_models = BaseModelService(settings.base_folders)
+    limits = LimitService(RateBuckets(settings.broker_url), settings.default_limits)
+    datasets = DatasetService(database, store, settings, limits)
     models = ModelService(database, store, settings.scratch)
     threads = settings.inference_threads or usable_cores()
     cache = ModelCache(settings.model_cache_bytes, threads)
@@ -70,6 +81,9 @@ def build_services(settings: Settings) -> Services:
         store=store,
         queue=queue,
         keys=KeyService(database),
+        projects=ProjectService(database),
+        limits=limits,
+        audit=AuditService(database),
         base_models=base_models,
         datasets=datasets,
         jobs=JobService(
@@ -78,6 +92,7 @@ def build_services(settings: Settings) -> Services:
             datasets,
             base_models,
             models,
+            limits=limits,
             training_queue=settings.training_queue,
             trainer_memory_bytes=settings.trainer_memory_bytes,
         ),
@@ -92,7 +107,7 @@ def build_services(settings: Settings) -> Services:
 def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     """The web application. role: api for everything, inference for predictions alone."""
     services = build_services(settings)
-    rounds: list[Periodic] = [Watch(services.served)]
+    rounds: list[Periodic] = [Watch(services.served), KeyUses(services.keys)]
     if role == "api":
         retention = Retention(services.database, services.store, settings)
         rounds += [
@@ -109,10 +124,15 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
             spool = settings.scratch / "spool"
             spool.mkdir(parents=True, exist_ok=True)
             tempfile.tempdir = str(spool)
+        watching = asyncio.create_task(
+            end_slow_clients(app.state.connections, settings.request_grace_seconds, settings.request_bytes_per_second)
+        )
         yield
+        watching.cancel()
         for one in rounds:
             one.stop()
         services.predictions.close()
+        services.limits.close()
         services.served.close()
         services.database.close()
 
@@ -124,15 +144,17 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses={code: {"model": ErrorBody} for code in (401, 404, 422)},
+        responses={code: {"model": ErrorBody} for code in (401, 403, 404, 422, 429)},
     )
     app.state.services = services
     app.state.connections, app.state.max_connections = (), 0  # of its server, which tells later
     app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(RateLimitMiddleware)
     app.add_middleware(
         PredictionShortcut,
         keys=services.keys,
         predictions=services.predictions,
+        limits=services.limits,
         metrics=services.metrics,
         max_body_bytes=settings.max_body_bytes,
     )
@@ -153,4 +175,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         app.include_router(evaluations)
         app.include_router(model_routes)
         app.include_router(alias_routes)
+        app.include_router(key_routes)
+        app.include_router(project_routes)
+        app.include_router(audit_routes)
     return app

@@ -1,12 +1,19 @@
 """One Settings class, read from `MINIMAND_*` variables once per process and passed in."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.base_models.hub import HubModel
+from app.limits.schemas import Limits
 from app.predictions.schemas import MAX_TEXTS
+
+BaseSource = Annotated[
+    HubModel | Path,
+    BeforeValidator(lambda given: (HubModel.parse(given) or given) if isinstance(given, str) else given),
+]
 
 
 class Settings(BaseSettings):
@@ -29,13 +36,20 @@ class Settings(BaseSettings):
     storage_url: str | None = Field(
         None, description="Where files live: a folder or any fsspec URL, e.g. s3://bucket/prefix. Default: in the home."
     )
-    base_models: dict[str, Path] = Field(
+    base_models: dict[str, BaseSource] = Field(
         default_factory=dict,
-        description='Local encoder folders by name, as JSON: {"bert-zh": "/models/bert-base-chinese"}. '
-        "`minilm` is always there.",
+        description='Encoders by name, as JSON: {"bert-zh": "/models/bert-base-chinese"}, a folder; or '
+        '{"bert-zh": "hf:google-bert/bert-base-chinese@COMMIT"}, which `minimand fetch` fetches. `minilm` is always '
+        "there.",
     )
 
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest JSON body.")
+    request_grace_seconds: float = Field(
+        30, gt=0, description="How long a request may take to come, beside the time for its bytes."
+    )
+    request_bytes_per_second: int = Field(
+        2_000, ge=1, description="How slowly a request's bytes may come; a client that is slower gets a 408."
+    )
     max_upload_bytes: int = Field(2_000_000_000, ge=1_000, description="Largest upload, as sent.")
     max_dataset_bytes: int = Field(8_000_000_000, ge=1_000, description="Largest upload after decompression.")
     max_dataset_rows: int = Field(10_000_000, ge=1, description="Most rows in a dataset.")
@@ -55,6 +69,12 @@ class Settings(BaseSettings):
         60, gt=0, description="How long a trainer may take to write its last checkpoint when asked to stop."
     )
     max_attempts: int = Field(3, ge=1, description="Attempts without a new checkpoint before a job fails.")
+    max_job_seconds: float = Field(
+        7 * 86_400, gt=0, description="A job that has not ended so long after its first start is stopped, and fails."
+    )
+    max_run_bytes: int = Field(
+        50_000_000_000, ge=1_000_000, description="Disk that a running job may take under the home; more, and it fails."
+    )
     keep_checkpoints: int = Field(2, ge=2, description="Newest checkpoints kept of each job.")
     checkpoint_days: float = Field(
         7, ge=0, description="Days after a job's end that its checkpoints are kept. Its model stays."
@@ -103,6 +123,12 @@ class Settings(BaseSettings):
     inference_threads: int = Field(
         0, ge=0, description="Passes through models at one time, or threads of one that is alone; 0: one a core."
     )
+    default_limits: Limits = Field(
+        default=Limits(requests_per_minute=6_000, live_jobs=1_000),
+        description="Limits of each project that has none of its own, as JSON, e.g. "
+        '{"requests_per_minute": 6000, "live_jobs": 1000}. '
+        "Also predictions_per_minute, upload_bytes_per_day and stored_bytes; null, or left out: none.",
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or a JSON object a line.")
 
@@ -119,6 +145,14 @@ class Settings(BaseSettings):
         if file is not None and info.data.get("environment") != "test":
             raise ValueError("it kills processes on purpose, so MINIMAND_ENVIRONMENT must be `test`. Unset it")
         return file
+
+    @property
+    def base_folders(self) -> dict[str, Path]:
+        """Where each registered base model lies, or will once it was fetched."""
+        return {
+            name: source.folder_in(self.home.resolve()) if isinstance(source, HubModel) else source
+            for name, source in self.base_models.items()
+        }
 
     @property
     def resolved_database_url(self) -> str:

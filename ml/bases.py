@@ -8,11 +8,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from ml.base_folder import CONFIG, TOKENIZER, WEIGHTS
 from ml.specs.errors import did_you_mean, refuse
 from ml.specs.facts import BaseFacts
 
 DEFAULT_BASE = "minilm"
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 # What the model families call a hidden token.
 MASK_TOKENS = ("[MASK]", "<mask>")
@@ -57,9 +57,6 @@ def find_base(name: str, registered: Mapping[str, Path]) -> Path:
 
 def read_base_facts(name: str, folder: Path) -> BaseFacts:
     """Read what a job must know of a base model from its folder."""
-    missing = [file for file in (WEIGHTS, CONFIG, TOKENIZER) if not (folder / file).is_file()]
-    if missing:
-        raise FileNotFoundError(f"base model '{name}' lacks {', '.join(missing)} in {folder}")
     config = json.loads((folder / CONFIG).read_text())
     with safe_open(folder / WEIGHTS, "numpy") as weights:
         shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118

@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import csv
 import functools
-import hashlib
 import io
 import json
 import os
@@ -27,10 +26,9 @@ from fastapi.testclient import TestClient
 
 from app.db.migrate import upgrade
 from app.db.session import Database
-from app.db.tables import KeyRow, ModelRow, ProjectRow
+from app.db.tables import ModelRow
 from app.http.services import Services
 from app.ids import new_id
-from app.keys.service import new_secret
 from app.main import create_app
 from app.settings import Settings
 from app.storage import FileStore
@@ -288,19 +286,20 @@ class AppHouse:
 
     def client_of_another_project(self) -> TestClient:
         """A client whose key opens a new project."""
-        secret, now = new_secret(), time.time()
-        project = ProjectRow(id=new_id("proj"), name="another", created_at=now)
-        digest = hashlib.sha256(secret.encode()).hexdigest()
-        with self.database.write() as session:
-            session.add(project)
-            session.flush()
-            key = KeyRow(id=new_id("key"), project_id=project.id, name="k", secret_sha256=digest, created_at=now)
-            session.add(key)
-        return self.client_with(secret)
+        reply = self.client.post("/v1/projects", json={"name": "another"})
+        assert reply.status_code == 201, reply.text
+        return self.client_with(reply.json()["key"]["secret"])
+
+    def client_with_scopes(self, *scopes: str, **limits: int) -> TestClient:
+        """A client whose key has these scopes, and limits of its own."""
+        reply = self.client.post("/v1/keys", json={"name": "k", "scopes": scopes, "limits": limits})
+        assert reply.status_code == 201, reply.text
+        return self.client_with(reply.json()["secret"])
 
     def close(self) -> None:
         """Let go of threads and connections."""
         self.services.predictions.close()
+        self.services.limits.close()
         self.services.served.close()
         self.database.close()
 

@@ -90,7 +90,7 @@ class Layout:
 
         Such a model is a base under its own id; one that is a head alone, with the folder of the base it stands on.
         """
-        bases, name = dict(self._settings.base_models), job.spec["model"]
+        bases, name = self._settings.base_folders, job.spec["model"]
         if not name.startswith("mdl_"):
             return bases, None
         model = self._model(job, name)

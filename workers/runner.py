@@ -9,6 +9,7 @@ import logging
 import math
 import shutil
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ Written = TypeVar("Written")
 
 LOOK_EVERY_SECONDS = 0.1
 WRITE_EVERY_SECONDS = 1.0
+MEASURE_EVERY_SECONDS = 5.0
 
 # ml.training's exit statuses: a trainer that ends with one of these has said why, and trying again would not help.
 DONE, STOPPED, DISK_FULL = 0, 75, 76
@@ -99,7 +101,9 @@ class _Run:
         self.checkpoint_ids: dict[str, str] = {}  # by folder name in the run directory
         self.wanted: str | None = None
         self.is_lost = False
-        self.renewed_at = self.told_at = time.monotonic()
+        self.renewed_at = self.told_at = self.measured_at = time.monotonic()
+        self.started_at = time.time()  # of the job's first claim, once that is known
+        self.exceeded: dict[str, Any] | None = None  # the error of a job that takes more than one may
 
     def carry_out(self, stopping: threading.Event) -> Released | None:
         """Run the job, renewing its lease all the while: files may take longer to move than a lease lasts."""
@@ -148,6 +152,9 @@ class _Run:
         finally:
             trainer.kill()
             self.spares.refill(self.environment)
+        if self.exceeded is not None and status != DONE:
+            self.fail(self.exceeded)
+            return None
         if status == DONE:
             return self.publish(job) if job.kind in ("training", "publish") else self.keep_result()
         if status == -signal.SIGABRT and self.settings.trainer_memory_bytes:
@@ -179,6 +186,7 @@ class _Run:
         with self.database.read() as session:
             job = repository.get_claimed(session, self.claim)
             checkpoints = repository.newest_checkpoints(session, job.id)
+        self.started_at = job.started_at or self.started_at
         self.sweep({checkpoint.folder for checkpoint in checkpoints})
         self.checkpoint_ids = Layout(self.database, self.store, self.settings).lay_out(job, checkpoints, self.folder)
         return job
@@ -204,8 +212,10 @@ class _Run:
                 heard_at = now
             if self.is_lost:
                 raise LostClaimError(self.claim.job_id)
-            if why is None and (stopping.is_set() or self.wanted is not None):
-                if self.wanted is None:
+            if why is None and (stopping.is_set() or self.wanted is not None or self.exceeds(now)):
+                if self.exceeded is not None:
+                    why = Why("requested", self.exceeded["message"])
+                elif self.wanted is None:
                     why = Why("worker_stopped", "the worker was asked to stop")
                 else:
                     why = Why("requested", f"it was asked to {self.wanted}")
@@ -222,6 +232,27 @@ class _Run:
                 raise LostClaimError(self.claim.job_id)
             time.sleep(0.5)
         return status, why
+
+    def exceeds(self, now: float) -> bool:
+        """Whether the job takes more time or disk than one may; then `exceeded` says so."""
+        if now - self.measured_at < MEASURE_EVERY_SECONDS:
+            return False
+        self.measured_at = now
+        settings = self.settings
+        if time.time() > self.started_at + settings.max_job_seconds:
+            words = (
+                f"the job has not ended within {settings.max_job_seconds:,.0f} s of its start "
+                "(MINIMAND_MAX_JOB_SECONDS). "
+                "Train for fewer epochs, or on fewer rows"
+            )
+            self.exceeded = _job_error("time_limit", words)
+        elif (size := _size_of(self.folder)) > settings.max_run_bytes:
+            words = (
+                f"the job takes {size:,} bytes of disk, and one may take {settings.max_run_bytes:,} "
+                "(MINIMAND_MAX_RUN_BYTES). Train on fewer rows, or a smaller model"
+            )
+            self.exceeded = _job_error("disk_limit", words)
+        return self.exceeded is not None
 
     def take_over_events(self) -> bool:
         """Carry what the child told into the database. True when there was anything."""
@@ -438,7 +469,20 @@ def _read_error(folder: Path, status: int) -> dict[str, Any]:
     except (OSError, ValueError):
         if status == OUT_OF_MEMORY:
             message = "the trainer ran out of memory (MINIMAND_TRAINER_MEMORY_BYTES). Lower training.max_length."
-            return {"message": message, "type": "job_error", "param": None, "code": "out_of_memory"}
-        message = f"the trainer ended with exit status {status} and did not say why"
-        return {"message": message, "type": "job_error", "param": None, "code": "training_failed"}
+            return _job_error("out_of_memory", message)
+        return _job_error("training_failed", f"the trainer ended with exit status {status} and did not say why")
     return error
+
+
+def _job_error(code: str, message: str) -> dict[str, Any]:
+    return {"message": message, "type": "job_error", "param": None, "code": code}
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files below, links not followed: what was only borrowed from the store is not the job's."""
+    sizes = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # it went meanwhile
+            status = path.lstat()
+            sizes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return sizes

@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Response
 
 from app.aliases.schemas import Alias, AliasChange, AliasRequest
-from app.http.auth import Authenticated
+from app.http.auth import Authenticated, needs
 from app.http.errors import ErrorBody
 from app.http.pagination import NewestFirst, Page
 from app.http.services import Wired
 
-router = APIRouter(prefix="/v1/aliases", tags=["aliases"])
+router = APIRouter(prefix="/v1/aliases", tags=["aliases"], dependencies=[needs("jobs")])
 
 
 @router.get("", summary="List aliases")

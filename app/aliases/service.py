@@ -6,13 +6,14 @@ import time
 from sqlalchemy.exc import IntegrityError
 
 from app.aliases import repository
+from app.audit.repository import record
 from app.base_models.service import BaseModelService
 from app.db.session import Database
 from app.db.tables import AliasChangeRow, AliasRow
 from app.errors import InvalidInputError, NotFoundError
 from app.http.pagination import PageRequest
 from app.ids import new_id
-from app.keys.service import Caller
+from app.keys.caller import Caller
 from app.models import repository as models
 from app.models.service import ModelService, not_found
 from app.predictions.served import ServedModels
@@ -55,6 +56,7 @@ class AliasService:
                 raise _no_alias(name)
             session.delete(row)
             session.add(_change(caller, name, None))
+            record(session, caller, "alias.deleted", name)
         self._served.forget_name(caller.project_id, name)
 
     def get(self, project_id: str, name: str) -> AliasRow:
@@ -89,6 +91,7 @@ class AliasService:
                 row = AliasRow(id=new_id("als"), project_id=caller.project_id, name=name, created_at=change.created_at)
             row.model_id, row.changed_at = model_id, change.created_at
             session.add_all((row, change))
+            record(session, caller, "alias.changed", name, model=model_id)
         return row, is_new
 
     def _check_name(self, name: str) -> None:

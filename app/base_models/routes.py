@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 
 from app.base_models.schemas import BaseModelBody
-from app.http.auth import Authenticated
+from app.http.auth import Authenticated, needs
 from app.http.pagination import Page, PageRequest
 from app.http.services import Wired
 
-router = APIRouter(prefix="/v1/base_models", tags=["base models"])
+router = APIRouter(prefix="/v1/base_models", tags=["base models"], dependencies=[needs(None)])
 
 
 @router.get("", summary="List the base models")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from app.base_models.check import check_registered
 from ml.bases import bundled_bases, find_base, read_base_facts
 from ml.specs.facts import BaseFacts
 
@@ -11,8 +12,10 @@ class BaseModelService:
     """The catalogue."""
 
     def __init__(self, registered: Mapping[str, Path]) -> None:
-        """Raises FileNotFoundError for a registered folder that cannot be a base model: better now than in a job."""
+        """Raises UnfitBaseError for a registered folder that cannot be a base model: better now than in a job."""
         self._registered = dict(registered)
+        for name, folder in self._registered.items():
+            check_registered(name, folder)
         self._facts = {name: read_base_facts(name, folder) for name, folder in self._registered.items()}
 
     def get(self, name: str) -> BaseFacts:

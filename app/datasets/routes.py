@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from app.datasets.schemas import Dataset, DatasetRecommendation, DatasetRowItem
 from app.datasets.service import read_form
 from app.errors import UnsupportedMediaTypeError
-from app.http.auth import Authenticated, authenticate_request
+from app.http.auth import Authenticated, authenticate_request, needs, require_scope
 from app.http.errors import ErrorBody
 from app.http.idempotency import IdempotencyKey
 from app.http.pagination import NewestFirst, OldestFirst, Page
@@ -32,7 +32,7 @@ class GuardedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_guarded(request: Request) -> Response:
-            await authenticate_request(request)
+            require_scope(await authenticate_request(request), "datasets")
             if request.method == "POST" and not request.headers.get("content-type", "").startswith(FORM_TYPE):
                 raise UnsupportedMediaTypeError(
                     f"Send the file as {FORM_TYPE}, in a field named 'file'.", code="unsupported_media_type"
@@ -58,7 +58,9 @@ async def _known_fields(request: Request) -> None:
 
 def router(settings: Settings) -> APIRouter:
     """The routes of datasets."""
-    routes = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=GuardedRoute)
+    routes = APIRouter(
+        prefix="/v1/datasets", tags=["datasets"], dependencies=[needs("datasets")], route_class=GuardedRoute
+    )
     missing: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "No such dataset"}}
     routes.add_api_route(
         "",
@@ -175,4 +177,4 @@ def get_content(dataset_id: str, caller: Authenticated, services: Wired) -> Stre
 
 def delete_dataset(dataset_id: str, caller: Authenticated, services: Wired) -> None:
     """Remove a dataset. Models trained on it stay."""
-    services.datasets.delete(caller.project_id, dataset_id)
+    services.datasets.delete(caller, dataset_id)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
+from app.audit.repository import record
 from app.datasets import repository
 from app.datasets.parser import Parser
 from app.datasets.schemas import DatasetRowItem, UploadForm, row_id, row_number
@@ -21,7 +23,8 @@ from app.http.idempotency import create_once, find_created, idempotency_of
 from app.http.pagination import PageRequest
 from app.ids import new_id
 from app.jobs import repository as jobs
-from app.keys.service import Caller
+from app.keys.caller import Caller
+from app.limits.service import LimitService
 from app.settings import Settings
 from app.storage import FileStore
 from ml.crash_points import crash_point
@@ -39,9 +42,10 @@ MAX_FILENAME = 255
 class DatasetService:
     """Datasets of every project."""
 
-    def __init__(self, database: Database, store: FileStore, settings: Settings) -> None:
+    def __init__(self, database: Database, store: FileStore, settings: Settings, limits: LimitService) -> None:
         self._database = database
         self._store = store
+        self._limits = limits
         self._parser = Parser(settings)
         self._uploads = settings.scratch / "uploads"
 
@@ -58,6 +62,7 @@ class DatasetService:
             with self._database.read() as session:
                 if (earlier := find_created(session, DatasetRow, idempotency)) is not None:
                     return earlier
+            self._limits.take_upload(caller, source.stat().st_size)
             options = IngestOptions(
                 filename=shown_name,
                 columns=form.columns,
@@ -70,7 +75,9 @@ class DatasetService:
             self._store.put_file(parsed, key)
             crash_point("dataset.after_store")
         try:
-            created = create_once(self._database, DatasetRow, idempotency, lambda session: _added(session, row))
+            created = create_once(
+                self._database, DatasetRow, idempotency, lambda session: self._add(session, caller, row)
+            )
         except BaseException:
             self._delete_unless_stored(caller.project_id, key)
             raise
@@ -78,6 +85,12 @@ class DatasetService:
         if created is not row:
             self._store.delete(key)
         return created
+
+    def _add(self, session: Session, caller: Caller, row: DatasetRow) -> DatasetRow:
+        self._limits.check_stored(session, caller, row.bytes)
+        session.add(row)
+        record(session, caller, "dataset.created", row.id, name=row.name, bytes=row.bytes)
+        return row
 
     def _delete_unless_stored(self, project_id: str, key: str) -> None:
         """Remove a file that no row names. A commit may have been carried out and only its answer lost."""
@@ -96,13 +109,14 @@ class DatasetService:
         with self._database.read() as session:
             return repository.list_page(session, project_id, request)
 
-    def delete(self, project_id: str, dataset_id: str) -> None:
+    def delete(self, caller: Caller, dataset_id: str) -> None:
         """Remove a dataset that no live job needs, the row first. Raises NotFoundError and InUseError."""
         with self._database.write() as session:
-            row = _found(repository.find_for_update(session, project_id, dataset_id), dataset_id)
-            if users := jobs.live_with_dataset(session, project_id, dataset_id):
+            row = _found(repository.find_for_update(session, caller.project_id, dataset_id), dataset_id)
+            if users := jobs.live_with_dataset(session, caller.project_id, dataset_id):
                 raise InUseError("dataset", dataset_id, users)
             session.delete(row)
+            record(session, caller, "dataset.deleted", dataset_id, name=row.name)
         self._store.discard(row.file)
 
     def facts(self, row: DatasetRow) -> DatasetFacts:
@@ -204,11 +218,6 @@ def _new_row(caller: Caller, filename: str, form: UploadForm, report: IngestRepo
         extra=form.metadata,
         created_at=time.time(),
     )
-
-
-def _added(session: Any, row: DatasetRow) -> DatasetRow:
-    session.add(row)
-    return row
 
 
 def _found(row: DatasetRow | None, dataset_id: str) -> DatasetRow:

@@ -38,35 +38,56 @@ class Base(DeclarativeBase):
     type_annotation_map = {Json: JSON, float: Double, int: BigInteger, str: String}  # noqa: RUF012 - SQLAlchemy reads a plain dict
 
 
-class ProjectRow(Base):
-    """A project: everything below belongs to one, and no query crosses it."""
-
-    __tablename__ = "projects"
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    created_at: Mapped[float]
-
-
-class KeyRow(Base):
-    """An API key. Only the SHA-256 of the secret is kept."""
-
-    __tablename__ = "keys"
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    name: Mapped[str]
-    secret_sha256: Mapped[str] = mapped_column(unique=True)
-    created_at: Mapped[float]
-    revoked_at: Mapped[float | None]
-
-
 class IdempotentMixin:
     """A created thing remembers the `Idempotency-Key` it was created under, in its own transaction."""
 
     # "{key id}:{Idempotency-Key}"; cleared after a day.
     idempotency_key: Mapped[str | None] = mapped_column(unique=True)
     request_sha256: Mapped[str | None]
+
+
+class ProjectRow(IdempotentMixin, Base):
+    """A project: everything below belongs to one, and no query crosses it."""
+
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    limits: Mapped[Json] = mapped_column(default=dict)  # app.limits.schemas.Limits: where it differs from the settings
+    created_at: Mapped[float]
+
+
+class KeyRow(IdempotentMixin, Base):
+    """An API key. Only the SHA-256 of the secret is kept."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str]
+    secret_sha256: Mapped[str] = mapped_column(unique=True)
+    hint: Mapped[str] = mapped_column(default="")  # how the secret begins
+    scopes: Mapped[list[str]] = mapped_column(JSON, default=lambda: ["admin"])
+    limits: Mapped[Json] = mapped_column(default=dict)  # app.limits.schemas.Rates: its own, beside its project's
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]  # written about once a minute
+    revoked_at: Mapped[float | None]
+
+
+class AuditRow(Base):
+    """Who changed what, written in the transaction of the change. It outlives what was changed."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_project", "project_id", "id"), Index("ix_audit_target", "project_id", "target"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    key_id: Mapped[str]  # "operator": by the command line
+    action: Mapped[str]  # e.g. job.cancelled
+    target: Mapped[str]  # the id of what was changed, or an alias
+    data: Mapped[Json]
+    created_at: Mapped[float]
 
 
 class DatasetRow(IdempotentMixin, Base):

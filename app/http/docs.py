@@ -39,6 +39,11 @@ TAGS = [
     {"name": "models", "description": "What a finished job leaves behind."},
     {"name": "aliases", "description": "Names that stand for a model, and are pointed at another without a pause."},
     {"name": "predictions", "description": "Texts in, labels and probabilities out."},
+    {
+        "name": "keys and projects",
+        "description": "Who may do what, and how much of it: keys with scopes, projects that see nothing of each "
+        "other, limits, and what was changed by whom.",
+    },
     {"name": "health", "description": "For load balancers and supervisors; no key needed."},
 ]
 

@@ -15,13 +15,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.session import Database
-from app.db.tables import DatasetRow, JobRow
+from app.db.tables import DatasetRow, JobRow, KeyRow, ProjectRow
 from app.errors import InvalidInputError
-from app.keys.service import Caller
+from app.keys.caller import Caller
 
 KEPT_SECONDS = 86_400
 
-Row = TypeVar("Row", DatasetRow, JobRow)
+Row = TypeVar("Row", DatasetRow, JobRow, KeyRow, ProjectRow)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -95,7 +95,7 @@ def create_once(
 
 def release_all_expired(session: Session) -> None:
     """Forget the keys that are kept no longer. Nothing else clears one that is never sent again."""
-    for table in (DatasetRow, JobRow):
+    for table in (DatasetRow, JobRow, KeyRow, ProjectRow):
         is_expired = (table.idempotency_key.is_not(None), table.created_at <= time.time() - KEPT_SECONDS)
         session.execute(update(table).where(*is_expired).values(idempotency_key=None, request_sha256=None))
 

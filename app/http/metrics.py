@@ -15,7 +15,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from app.http.auth import Authenticated
+from app.errors import PermissionDeniedError
+from app.http.auth import Authenticated, needs
 from app.http.disconnect import CLIENT_LEFT
 from app.http.services import Wired
 
@@ -98,7 +99,15 @@ class Metrics:
 router = APIRouter(tags=["health"])
 
 
-@router.get("/metrics", summary="What Prometheus scrapes", response_class=Response)
-def metrics(_caller: Authenticated, services: Wired) -> Response:
-    """Of this process alone, since it began: texts waiting, calls by outcome, their time by stage, passes, models."""
+@router.get("/metrics", summary="What Prometheus scrapes", response_class=Response, dependencies=[needs("metrics")])
+def metrics(caller: Authenticated, services: Wired) -> Response:
+    """Of this process alone, since it began: texts waiting, calls by outcome, their time by stage, passes, models. They
+    are of all projects together, so a key of the first project is asked for.
+    """
+    if not caller.is_operator:
+        raise PermissionDeniedError(
+            "These figures are of all projects together: a key of the first project, with the scope metrics, reads "
+            "them.",
+            code="operator_only",
+        )
     return Response(services.metrics.as_text(), media_type=CONTENT_TYPE_LATEST)

@@ -7,15 +7,18 @@ from fastapi import Depends, Request
 
 if TYPE_CHECKING:
     from app.aliases.service import AliasService
+    from app.audit.service import AuditService
     from app.base_models.service import BaseModelService
     from app.datasets.service import DatasetService
     from app.db.session import Database
     from app.http.metrics import Metrics
     from app.jobs.service import JobService
     from app.keys.service import KeyService
+    from app.limits.service import LimitService
     from app.models.service import ModelService
     from app.predictions.served import ServedModels
     from app.predictions.service import PredictionService
+    from app.projects.service import ProjectService
     from app.queue import JobQueue
     from app.settings import Settings
     from app.storage import FileStore
@@ -30,6 +33,9 @@ class Services:
     store: "FileStore"
     queue: "JobQueue"
     keys: "KeyService"
+    projects: "ProjectService"
+    limits: "LimitService"
+    audit: "AuditService"
     base_models: "BaseModelService"
     datasets: "DatasetService"
     jobs: "JobService"

@@ -8,20 +8,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Response
 from fastapi.responses import StreamingResponse
 
-from app.http.auth import Authenticated
+from app.http.auth import Authenticated, needs
 from app.http.errors import ErrorBody
 from app.http.idempotency import IdempotencyKey
 from app.http.services import Services, Wired
 from app.jobs.schemas import JobBody
-from app.keys.service import Caller
+from app.keys.caller import Caller
 from ml.bulk.report import ERRORS, OUTPUT
 from ml.specs.bulk import ModelEvaluation, PredictionBatch
 from ml.specs.job import JobKind
 
 JSON_LINES = "application/jsonl"
 
-prediction_batches = APIRouter(prefix="/v1/prediction_batches", tags=["predictions"])
-evaluations = APIRouter(prefix="/v1/evaluations", tags=["models"])
+prediction_batches = APIRouter(prefix="/v1/prediction_batches", tags=["predictions"], dependencies=[needs("jobs")])
+evaluations = APIRouter(prefix="/v1/evaluations", tags=["models"], dependencies=[needs("jobs")])
 
 
 def _lines(example: str) -> dict[str, Any]:

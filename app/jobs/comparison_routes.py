@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
-from app.http.auth import Authenticated
+from app.http.auth import Authenticated, needs
 from app.http.idempotency import IdempotencyKey
 from app.http.services import Wired
 from app.jobs.schemas import JobBody
 from ml.specs.comparison import Comparison
 
-router = APIRouter(prefix="/v1/comparisons", tags=["jobs"])
+router = APIRouter(prefix="/v1/comparisons", tags=["jobs"], dependencies=[needs("jobs")])
 
 
 @router.post("", status_code=201, summary="Compare losses")

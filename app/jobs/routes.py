@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import JobRow
-from app.http.auth import Authenticated
+from app.http.auth import Authenticated, needs
 from app.http.errors import ErrorBody
 from app.http.idempotency import IdempotencyKey
 from app.http.metadata import MetadataFilter
@@ -22,7 +22,7 @@ from app.jobs.states import ENDED, ShownStatus
 from app.jobs.stream import EventStream
 from ml.specs.job import JobKind, JobSpec
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[needs("jobs")])
 
 LOOK_EVERY_SECONDS = 0.2
 
@@ -115,19 +115,19 @@ def get_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
 def cancel_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
     """A waiting job ends at once; a running one as soon as its worker hears of it. 409 once it has ended."""
-    return JobBody.of(services.jobs.cancel(caller.project_id, job_id))
+    return JobBody.of(services.jobs.cancel(caller, job_id))
 
 
 @router.post("/{job_id}/pause", status_code=202, summary="Pause a job")
 def pause_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
     """A running job writes a checkpoint and frees its worker."""
-    return JobBody.of(services.jobs.pause(caller.project_id, job_id))
+    return JobBody.of(services.jobs.pause(caller, job_id))
 
 
 @router.post("/{job_id}/resume", status_code=202, summary="Resume a paused job")
 def resume_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
     """A paused job goes on from its newest checkpoint, to the same result as if it had never stopped."""
-    return JobBody.of(services.jobs.resume(caller.project_id, job_id))
+    return JobBody.of(services.jobs.resume(caller, job_id))
 
 
 @router.get(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
+from app.audit.repository import record
 from app.base_models.service import BaseModelService
 from app.datasets import repository as datasets
 from app.datasets.service import DatasetService
@@ -24,7 +25,8 @@ from app.jobs.repository import status_event
 from app.jobs.schemas import JobValidation
 from app.jobs.setups import AnySpec, Asked, models_of, teachers_in, with_model
 from app.jobs.states import BULK_KINDS, BULK_QUEUE, ENDED, SHORT_KINDS, SHORT_QUEUE, shown_status
-from app.keys.service import Caller
+from app.keys.caller import Caller
+from app.limits.service import LimitService
 from app.models import repository as models
 from app.models.service import ModelService
 from app.queue import JobQueue
@@ -59,6 +61,7 @@ class JobService:
         base_models: BaseModelService,
         models: ModelService,
         *,
+        limits: LimitService,
         training_queue: str,
         trainer_memory_bytes: int,
     ) -> None:
@@ -67,6 +70,7 @@ class JobService:
         self._datasets = datasets
         self._base_models = base_models
         self._models = models
+        self._limits = limits
         self._training_queue = training_queue
         self._memory_limit = trainer_memory_bytes if training_queue == "cpu" else 0  # of a GPU none is known
 
@@ -88,9 +92,11 @@ class JobService:
             for pointer, model_id in sorted(models_of(setup).items(), key=lambda item: item[1]):
                 if models.find_for_update(session, caller.project_id, model_id) is None:
                     raise refuse(pointer, f"there is no model '{model_id}'.", "model_not_found")
+            self._limits.check_job(session, caller)
             session.add(row)
             session.flush()
             repository.append_events(session, row.id, [status_event("queued", "queued")])
+            record(session, caller, "job.submitted", row.id, kind=kind)
             crash_point("job.before_commit")
             return row
 
@@ -131,10 +137,12 @@ class JobService:
                 )
             row = self._new_row(caller, "publish", JobSpec.model_validate(parent.spec), ())
             row.parent_id, row.checkpoint_id = job_id, checkpoint_id
+            self._limits.check_job(session, caller)
             session.add(row)
             session.flush()
             told = status_event("queued", f"queued: the checkpoint at step {checkpoint.step} of {job_id}")
             repository.append_events(session, row.id, [told])
+            record(session, caller, "job.submitted", row.id, kind=row.kind)
         self._queue.wake(row.queue)
         return row
 
@@ -174,36 +182,39 @@ class JobService:
         with self._database.read() as session:
             return repository.list_jobs(session, project_id, page, filters=filters, metadata=metadata)
 
-    def cancel(self, project_id: str, job_id: str) -> JobRow:
+    def cancel(self, caller: Caller, job_id: str) -> JobRow:
         """Cancel at once where no worker holds the job, else tell its worker. ConflictError once it has ended."""
         with self._database.write() as session:
-            row = self._find(session, project_id, job_id, is_locked=True)
+            row = self._find(session, caller.project_id, job_id, is_locked=True)
             if repository.end_waiting(session, job_id, now=self._database.now):
                 told = status_event("cancelled", "cancelled before it ran", cause="requested")
                 repository.append_events(session, job_id, [told])
             elif not repository.wish(session, job_id, "cancel") and row.wanted != "cancel":
                 raise _illegal(row, "cancelled")
+            record(session, caller, "job.cancelled", job_id)
             return self._reread(session, row)
 
-    def pause(self, project_id: str, job_id: str) -> JobRow:
+    def pause(self, caller: Caller, job_id: str) -> JobRow:
         """Keep a waiting job from starting, or have its worker write a checkpoint and let go."""
         with self._database.write() as session:
-            row = self._find(session, project_id, job_id, is_locked=True)
+            row = self._find(session, caller.project_id, job_id, is_locked=True)
             if repository.pause_waiting(session, job_id):
                 told = status_event("paused", "paused before it ran", cause="requested")
                 repository.append_events(session, job_id, [told])
             elif row.status != "paused" and not repository.wish(session, job_id, "pause"):
                 raise _illegal(row, "paused")
+            record(session, caller, "job.paused", job_id)
             return self._reread(session, row)
 
-    def resume(self, project_id: str, job_id: str) -> JobRow:
+    def resume(self, caller: Caller, job_id: str) -> JobRow:
         """Let a paused job go on from its newest checkpoint; withdraw a pause that has not been carried out."""
         with self._database.write() as session:
-            row = self._find(session, project_id, job_id, is_locked=True)
+            row = self._find(session, caller.project_id, job_id, is_locked=True)
             if repository.queue_again(session, job_id):
                 repository.append_events(session, job_id, [status_event("resumed", "waiting for a worker again")])
             elif row.wanted != "pause" or not repository.wish(session, job_id, None):
                 raise _illegal(row, "resumed")
+            record(session, caller, "job.resumed", job_id)
             row = self._reread(session, row)
         self._queue.wake(row.queue)
         return row

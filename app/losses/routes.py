@@ -5,14 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from app.errors import NotFoundError
-from app.http.auth import Authenticated
+from app.http.auth import Authenticated, needs
 from app.http.pagination import Page
 from app.losses.schemas import LossBody, loss_body
 from ml.specs.errors import did_you_mean
 from ml.specs.losses.base import TaskType
 from ml.specs.losses.table import LOSS_SPECS
 
-router = APIRouter(prefix="/v1/losses", tags=["losses"])
+router = APIRouter(prefix="/v1/losses", tags=["losses"], dependencies=[needs(None)])
 
 
 @router.get("", summary="List the losses")

@@ -6,14 +6,14 @@ from pathlib import Path
 from fastapi import APIRouter, BackgroundTasks, Response
 from fastapi.responses import FileResponse
 
-from app.http.auth import Authenticated
+from app.http.auth import Authenticated, needs
 from app.http.errors import ErrorBody
 from app.http.metadata import MetadataFilter
 from app.http.pagination import NewestFirst, Page
 from app.http.services import Wired
 from app.models.schemas import ModelBody, ModelReport
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[needs("jobs")])
 
 
 @router.get("", summary="List models")
@@ -58,6 +58,6 @@ def delete_model(model_id: str, caller: Authenticated, services: Wired) -> Respo
     """The model and its files are gone; its job and dataset stay. 409 while a live job starts or learns from it,
     or an alias stands for it.
     """
-    services.models.delete(caller.project_id, model_id)
+    services.models.delete(caller, model_id)
     services.served.forget(model_id)
     return Response(status_code=204)

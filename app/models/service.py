@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from app.aliases import repository as aliases
+from app.audit.repository import record
 from app.db.session import Database
 from app.db.tables import ModelRow
 from app.errors import ConflictError, InUseError, NotFoundError
 from app.http.pagination import PageRequest
 from app.jobs import repository as jobs
+from app.keys.caller import Caller
 from app.models import repository
 from app.models.download import assemble
 from app.models.repository import Name
@@ -50,13 +52,13 @@ class ModelService:
         with self._database.read() as session:
             return repository.list_models(session, project_id, page, metadata)
 
-    def delete(self, project_id: str, model_id: str) -> None:
+    def delete(self, caller: Caller, model_id: str) -> None:
         """Forget a model that no live job and no alias needs, then its files. Raises NotFoundError and ConflictError.
 
         The row goes first: a model that is listed can be served. A shared encoder is left to the sweep.
         """
         with self._database.write() as session:
-            row = repository.find_for_update(session, project_id, model_id)
+            row = repository.find_for_update(session, caller.project_id, model_id)
             if row is None:
                 raise not_found(model_id)
             if names := aliases.names_of(session, model_id):
@@ -65,9 +67,10 @@ class ModelService:
                     "another model, or delete it, first.",
                     code="model_in_use",
                 )
-            if users := jobs.live_with_model(session, project_id, model_id):
+            if users := jobs.live_with_model(session, caller.project_id, model_id):
                 raise InUseError("model", model_id, users)
             session.delete(row)
+            record(session, caller, "model.deleted", model_id, name=row.name)
         self._store.discard(row.folder)
 
     def folders(self, row: ModelRow) -> tuple[Path, Path]:

@@ -3,13 +3,13 @@
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
-from app.http.auth import Authenticated
+from app.http.auth import Authenticated, needs
 from app.http.disconnect import while_connected
 from app.http.errors import ErrorBody
 from app.http.services import Wired
 from app.predictions.schemas import Prediction, PredictionRequest
 
-router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
+router = APIRouter(prefix="/v1/predictions", tags=["predictions"], dependencies=[needs("predict")])
 
 
 @router.post("", summary="Classify texts", response_model=Prediction, responses={429: {"model": ErrorBody}})

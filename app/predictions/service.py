@@ -9,7 +9,7 @@ from typing import Any
 
 from app.errors import InvalidInputError, TooManyRequestsError, UnavailableError
 from app.ids import new_id
-from app.keys.service import Caller
+from app.keys.caller import Caller
 from app.predictions.options import optioned
 from app.predictions.pipeline import Pipeline
 from app.predictions.schemas import MAX_TEXTS, PredictionRequest, TextPair

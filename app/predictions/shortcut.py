@@ -14,7 +14,9 @@ from app.errors import ServiceError
 from app.http.disconnect import CLIENT_LEFT, ClientLeftError, while_connected
 from app.http.errors import error_reply
 from app.http.metrics import Metrics
-from app.keys.service import Caller, KeyService
+from app.keys.caller import Caller
+from app.keys.service import KeyService
+from app.limits.service import LimitService
 from app.predictions.schemas import PredictionRequest
 from app.predictions.service import PredictionService
 
@@ -32,12 +34,14 @@ class PredictionShortcut:
         *,
         keys: KeyService,
         predictions: PredictionService,
+        limits: LimitService,
         metrics: Metrics,
         max_body_bytes: int,
     ) -> None:
         self.app = app
         self._keys = keys
         self._predictions = predictions
+        self._limits = limits
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
 
@@ -102,7 +106,10 @@ class PredictionShortcut:
         scheme, _, secret = headers.get(b"authorization", b"").partition(b" ")
         if int(length) > self._max_body_bytes or scheme.lower() != b"bearer":
             return None
-        return self._keys.recall(secret.decode("latin-1"))
+        caller = self._keys.recall(secret.decode("latin-1"))
+        if caller is None or not caller.may("predict") or self._limits.rates(caller, "predictions"):
+            return None  # what refuses and counts is on the long way
+        return caller
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

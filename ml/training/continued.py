@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ml.artifact.description import HEAD, Description, read_description
-from ml.bases import WEIGHTS
+from ml.base_folder import WEIGHTS
 from ml.models.classifier import FeatureHead, NativeClassifier
 from ml.models.heads import SharedHead
 from ml.specs.losses.auxiliary import SOFTMAX_READINGS

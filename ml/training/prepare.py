@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ml.artifact.description import ONNX, Description
 from ml.artifact.manifest import file_sha256
+from ml.base_folder import check_base_folder
 from ml.bases import base_sha256, find_base, read_base_facts
 from ml.data.augmentation import Augmenter
 from ml.data.batches import Rows, cut_step
@@ -71,6 +72,7 @@ class Corpus:
         self.placement = placement
         self.facts = run.read_facts()
         self.base = find_base(setup.model, placement.base_models)
+        check_base_folder(self.base)
         self.base_facts = read_base_facts(setup.model, self.base)
         self.start = None if placement.start is None else Start.read(placement.start)
         if self.start and self.start.description.head != "native":

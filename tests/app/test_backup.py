@@ -24,7 +24,7 @@ from app.db.tables import CheckpointRow, JobRow, ModelRow
 from app.ids import new_id
 from app.jobs import repository
 from app.jobs.repository import Claim, Event
-from app.keys.service import FIRST_PROJECT
+from app.keys.caller import FIRST_PROJECT
 from app.main import create_app
 from app.settings import Settings
 from app.storage import FileStore

@@ -12,11 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main, redact_url
+from app.keys.service import is_well_formed
 from app.settings import Settings
 
 Run = Callable[..., Result]
 
-COMMANDS = ("up", "api", "worker", "inference", "migrate", "prune", "backup", "restore", "demo", "settings")
+COMMANDS = ("up", "api", "worker", "inference", "migrate", "fetch", "prune", "backup", "restore", "demo", "settings")
+GROUPS = {"keys": ("create", "list", "rotate", "revoke"), "projects": ("create", "list")}
 
 
 @pytest.fixture
@@ -34,20 +36,59 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return invoke
 
 
+def test_an_operator_without_a_key_makes_lists_replaces_and_revokes_them(run: Run, tmp_path: Path) -> None:
+    home = ("--home", str(tmp_path / "home"))
+    assert run("migrate", *home).exit_code == 0
+    project, admin = run("projects", "create", "support", *home).output.split()
+    assert f"{project}  support" in run("projects", "list", *home).output
+    key, secret = run("keys", "create", "ci", "--scope", "jobs", "--project", "support", *home).output.split()
+    assert is_well_formed(secret)
+    assert is_well_formed(admin)
+    newer, newest = run("keys", "rotate", key, "--overlap", "0", "--project", project, *home).output.split()
+    assert newest != secret
+    assert run("keys", "revoke", newer, "--project", "support", *home).output == f"{newer} is revoked.\n"
+    listed = run("keys", "list", "--project", "support", *home).output
+    assert len(listed.splitlines()) == 3
+    assert f"{newer}  {newest[:9]}…  jobs" in listed
+    assert "ci: revoked" in listed
+    assert secret not in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("keys", "list", "--project", "nowhere"), "There is no project 'nowhere'."),
+        (("keys", "revoke", "key_none"), "There is no key 'key_none'."),
+        (("keys", "create", "k", "--scope", "job"), "scopes.0: Input should be 'datasets', 'jobs'"),
+    ],
+)
+def test_what_cannot_be_done_with_keys_is_said_in_a_line(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    home = ("--home", str(tmp_path / "home"))
+    run("migrate", *home)
+    result = run(*arguments, *home)
+    assert result.exit_code == 1
+    assert result.output.startswith(said)
+    assert result.output.count("\n") == 1
+
+
 def test_help_lists_every_command(run: Run) -> None:
     shown = run("--help")
     assert shown.exit_code == 0
-    for command in COMMANDS:
+    for command in (*COMMANDS, *GROUPS):
         assert f"\n  {command} " in shown.output
     # A description that is cut short says too little.
     assert "..." not in shown.output.partition("Commands:")[2]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_takes_a_home(run: Run, command: str) -> None:
-    shown = run(command, "--help").output
+@pytest.mark.parametrize(
+    "command", [(name,) for name in COMMANDS] + [(group, name) for group in GROUPS for name in GROUPS[group]]
+)
+def test_every_command_takes_a_home(run: Run, command: tuple[str, ...]) -> None:
+    shown = run(*command, "--help").output
     assert "--home" in shown
-    assert ("--port" in shown) == (command in ("up", "api", "inference", "demo"))
+    assert ("--port" in shown) == (command[0] in ("up", "api", "inference", "demo"))
 
 
 def test_importing_the_command_loads_nothing_heavy() -> None:

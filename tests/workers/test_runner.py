@@ -1,6 +1,7 @@
 """One run, without a trainer. Whole jobs run in tests/flows and tests/faults."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,3 +108,49 @@ def test_the_thread_that_renews_the_lease_logs_about_the_same_job(
         copy_context().run(run)
     assert caplog.text
     assert all(" job_id=job_1 fence=2: the lease could not be renewed" in line for line in caplog.text.splitlines())
+
+
+class Trainer:
+    """Works until it is asked to stop, and then writes its checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.status: int | None = None
+        folder.mkdir(exist_ok=True)
+        (folder / "checkpoint").write_bytes(b"x" * 2_000_000)
+        (folder / "rows.parquet").symlink_to(__file__)
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def ask_to_stop(self) -> None:
+        self.status = runner.STOPPED
+
+    def kill(self) -> int:
+        return self.status or 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "code", "said"),
+    [
+        ({"max_job_seconds": 0.3}, "time_limit", "MINIMAND_MAX_JOB_SECONDS"),
+        ({"max_run_bytes": 1_000_000}, "disk_limit", "2,000,000 bytes of disk"),
+    ],
+)
+def test_a_job_that_takes_more_than_one_may_is_asked_to_stop_and_fails(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, float], code: str, said: str
+) -> None:
+    monkeypatch.setattr(runner, "MEASURE_EVERY_SECONDS", 0.1)
+    settings = Settings(home=tmp_path, **limits)
+    store = FileStore(settings.resolved_storage_url, tmp_path / "cache")
+    house.add()
+    claim, folder = house.must_claim(), tmp_path / "run"
+    trainer = Trainer(folder)
+    spares: Any = SimpleNamespace(start_trainer=lambda *_: trainer, refill=lambda *_: None)
+    run = _Run(house.database, store, settings, spares, {}, claim, folder)
+    monkeypatch.setattr(run, "prepare", lambda: house.row(claim.job_id))
+    assert run.run_child(threading.Event()) is None
+    row = house.row(claim.job_id)
+    assert (row.status, trainer.status) == ("failed", runner.STOPPED)
+    assert row.error is not None
+    assert row.error["code"] == code
+    assert said in row.error["message"]

@@ -23,12 +23,14 @@ from pyarrow import parquet
 from app.datasets.routes import router
 from app.datasets.service import DatasetService, clean_filename
 from app.db.session import Database
-from app.db.tables import Base, DatasetRow, JobRow, KeyRow, ProjectRow
+from app.db.tables import Base, DatasetRow, JobRow, ProjectRow
 from app.errors import NotFoundError
 from app.http.errors import install_error_handlers
 from app.http.idempotency import KEPT_SECONDS
 from app.ids import new_id
-from app.keys.service import KeyService, new_secret
+from app.keys.service import KeyService, new_key
+from app.limits.rates import RateBuckets
+from app.limits.service import LimitService
 from app.settings import Settings
 from app.storage import FileStore
 
@@ -49,9 +51,12 @@ class House:
         self.database = database
         self.files = home / "files"
         keys = KeyService(database)
-        self.datasets = DatasetService(database, FileStore(str(self.files), home / "cache"), self.settings)
+        limits = LimitService(RateBuckets(None), self.settings.default_limits)
+        self.datasets = DatasetService(database, FileStore(str(self.files), home / "cache"), self.settings, limits)
         self.app = FastAPI(max_body_size=1_000)  # as for JSON: an upload's own limit must win
-        self.app.state.services = SimpleNamespace(keys=keys, datasets=self.datasets, settings=self.settings)
+        self.app.state.services = SimpleNamespace(
+            keys=keys, limits=limits, datasets=self.datasets, settings=self.settings
+        )
         self.app.include_router(router(self.settings))
         install_error_handlers(self.app)
         secret = keys.ensure_admin_key(home / "admin.key")
@@ -63,13 +68,11 @@ class House:
         return TestClient(self.app, raise_server_exceptions=False, headers=headers)
 
     def client_of_another_project(self) -> TestClient:
-        secret, now = new_secret(), time.time()
-        project = ProjectRow(id=new_id("proj"), name="another", created_at=now)
-        digest = hashlib.sha256(secret.encode()).hexdigest()
+        project = ProjectRow(id=new_id("proj"), name="another", created_at=0.0)
+        key, secret = new_key(project.id, "k", ["datasets"])
         with self.database.write() as session:
             session.add(project)
             session.flush()
-            key = KeyRow(id=new_id("key"), project_id=project.id, name="k", secret_sha256=digest, created_at=now)
             session.add(key)
         return self.client_with(secret)
 

@@ -15,7 +15,7 @@ from app.errors import InUseError
 from app.http.idempotency import create_once
 from app.ids import new_id
 from app.jobs import service as job_service
-from app.keys.service import FIRST_PROJECT
+from app.keys.caller import FIRST_PROJECT
 from app.models import repository
 from tests.service import AppHouse, error_of, submit, tickets, upload
 

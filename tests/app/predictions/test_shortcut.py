@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from app.http.metrics import Metrics
-from app.keys.service import Caller
+from app.keys.caller import Caller
+from app.limits.rates import RateBuckets
+from app.limits.schemas import Limits
+from app.limits.service import LimitService
 from app.predictions.shortcut import PATH, PredictionShortcut
 from tests.app.predictions.house import House
 
@@ -15,11 +18,19 @@ TIMINGS = {"queue": 0.1, "tokenize": 0.2, "inference": 3.0}
 KEY, BODY = "mk_known", b'{"model": "mdl_1", "input": "Where is my parcel?"}'
 
 
+CALLERS = {
+    KEY: Caller("key_1", "proj_1", frozenset({"predict"})),
+    "mk_without_the_scope": Caller("key_2", "proj_1", frozenset({"jobs"})),
+    "mk_with_a_rate": Caller("key_3", "proj_1", frozenset({"predict"}), {"predictions_per_minute": 5}),
+    "mk_of_a_project_with_one": Caller("key_4", "proj_2", project_limits={"predictions_per_minute": 5}),
+}
+
+
 class Keys:
-    """Knows one key."""
+    """Knows some keys."""
 
     def recall(self, secret: str) -> Caller | None:
-        return Caller("key_1", "proj_1") if secret == KEY else None
+        return CALLERS.get(secret)
 
 
 class Predictions:
@@ -64,6 +75,7 @@ def call(*parts: bytes, **scope: Any) -> tuple[list[dict[str, Any]], bytes | Non
         behind,
         keys=Keys(),  # type: ignore[arg-type]
         predictions=Predictions(),  # type: ignore[arg-type]
+        limits=LimitService(RateBuckets(None), Limits()),
         metrics=Metrics(),
         max_body_bytes=1000,
     )
@@ -91,6 +103,7 @@ def test_a_call_in_order_is_answered_without_the_application_behind() -> None:
         ({"method": "GET"}, BODY),
         ({"path": PATH + "/"}, BODY),
         ({"headers": headers(authorization="Bearer mk_other")}, BODY),
+        *(({"headers": headers(authorization=f"Bearer {key}")}, BODY) for key in CALLERS if key != KEY),
         ({"headers": headers(authorization=f"Basic {KEY}")}, BODY),
         ({"headers": headers(authorization=None)}, BODY),
         ({"headers": headers(content_type="text/plain")}, BODY),

@@ -1,0 +1,74 @@
+"""Connections whose request comes too slowly are told so and ended: each holds a file, and an upload a place as well.
+
+uvicorn bounds how long a connection may idle between requests, and neither how long a request may take to begin nor how
+slowly it may come. What is counted here is a request's bytes as they arrive, headers and body alike.
+"""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.errors import SlowClientError
+from app.http.errors import error_reply
+from app.ids import new_id
+
+_LOOK_EVERY_SECONDS = 0.5
+
+
+class WatchedProtocol(HttpToolsProtocol):
+    """uvicorn's own, that knows since when a request has been coming, and how much of it came."""
+
+    def connection_made(self, transport: Any) -> None:
+        """A request is expected from now on."""
+        super().connection_made(transport)
+        self.coming_since: float | None = self.loop.time()
+        self.came = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request came."""
+        if self.coming_since is None:
+            self.coming_since, self.came = self.loop.time(), 0
+        self.came += len(data)
+        super().data_received(data)
+
+    def on_message_complete(self) -> None:
+        """A request has come whole."""
+        self.coming_since = None
+        super().on_message_complete()
+
+    def is_late(self, grace_seconds: float, bytes_per_second: float) -> bool:
+        """Whether a request has been coming for longer than its bytes may take."""
+        if self.coming_since is None:
+            return False
+        if self.flow is not None and self.flow.read_paused:  # it is us who don't read on
+            self.coming_since, self.came = self.loop.time(), 0
+            return False
+        return self.loop.time() - self.coming_since > grace_seconds + self.came / bytes_per_second
+
+    def end(self, error: SlowClientError) -> None:
+        """Say why, where no reply has begun, and close."""
+        has_begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if not self.transport.is_closing() and not has_begun:
+            body = bytes(error_reply(error).body)
+            head = (
+                f"HTTP/1.1 {error.status} Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
+                f"content-length: {len(body)}\r\nx-request-id: {new_id('req')}\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+async def end_slow_clients(connections: Collection[Any], grace_seconds: float, bytes_per_second: int) -> None:
+    """Look at the server's connections again and again, until cancelled."""
+    error = SlowClientError(
+        f"The request came too slowly: it may take {grace_seconds:g} s, and a second more for every "
+        f"{bytes_per_second:,} bytes. Nothing was done; send it again over a faster line.",
+        code="request_too_slow",
+    )
+    while True:
+        await asyncio.sleep(_LOOK_EVERY_SECONDS)
+        for connection in list(connections):
+            if isinstance(connection, WatchedProtocol) and connection.is_late(grace_seconds, bytes_per_second):
+                connection.end(error)

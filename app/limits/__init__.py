@@ -1,0 +1,1 @@
+"""How much a key and a project may ask for."""

@@ -1,0 +1,1 @@
+"""Projects: what keys open, each by itself."""
