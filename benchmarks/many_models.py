@@ -92,8 +92,7 @@ def _draw_adapter(given: Mapping[str, NDArray[np.float32]], seed: int) -> dict[s
     drawn = dict(given)
     for name, tensor in given.items():
         if name.endswith(("lora_A", "lora_B")):
-            shape = (tensor.shape[0], rank) if name.endswith("A") else (rank, tensor.shape[1])
-            drawn[name] = draw.normal(0, 0.02, shape).astype(np.float32)
+            drawn[name] = draw.normal(0, 0.02, (rank, tensor.shape[1])).astype(np.float32)
     return drawn
 
 

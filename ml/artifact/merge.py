@@ -12,15 +12,15 @@ from ml.bases import CONFIG, WEIGHTS
 
 
 def merge_weights(artifact: Path, runtime: Path, target: Path) -> None:
-    """Write `target`: the weights by their names in transformers, W + (A·B)ᵀ; the head with them where it is linear."""
+    """Write `target`: the weights by their names in transformers, W + Bᵀ·A; the head with them where it is linear."""
     description = read_description(artifact)
     weights, adapter = load_file(runtime / WEIGHTS), load_file(artifact / ADAPTER)
     for name, tensor in adapter.items():
         layer, _, kind = name.rpartition(".")
         if kind == "lora_A":
             # Exact, and rounded once: so machines that multiply in another order come to the same bits.
-            change = tensor.astype(np.float64) @ adapter[f"{layer}.lora_B"]
-            weights[f"{layer}.weight"] = (weights[f"{layer}.weight"] + change.T).astype(np.float32)
+            change = adapter[f"{layer}.lora_B"].T.astype(np.float64) @ tensor
+            weights[f"{layer}.weight"] = (weights[f"{layer}.weight"] + change).astype(np.float32)
         elif kind != "lora_B":
             weights[name] = np.ascontiguousarray(tensor.T)
     if description.head == "linear":
@@ -56,20 +56,21 @@ def merge_graph(source: Path, adapter: Path, target: Path) -> None:
         if down.endswith(".lora_B"):
             continue
         up = f"{down.removesuffix('A')}B"
-        # x · W = product, and then product + (x · A) · B = total
-        first = readers[down]
+        # x · W = product, and then product + (x · Aᵀ) · B = total
+        transposed = readers[down]
+        first = readers[transposed.output[0]]
         second = readers[first.output[0]]
         total = readers[second.output[0]]
         product = makers[total.input[0]]
         if product.op_type == "MatMul" and reads[product.input[1]] == 1:
             weight = fixed[product.input[1]]
-            merged = numpy_helper.to_array(weight) + tensors[down] @ tensors[up]
+            merged = numpy_helper.to_array(weight) + tensors[down].T @ tensors[up]
             weight.CopyFrom(numpy_helper.from_array(merged, weight.name))
         elif tensors[down].size:
             kept |= {down: tensors[down], up: tensors[up]}
             continue
         product.output[0] = total.output[0]
-        for node in (first, second, total):
+        for node in (transposed, first, second, total):
             graph.node.remove(node)
     inputs = [given for given in graph.input if given.name not in tensors]
     del graph.input[:]

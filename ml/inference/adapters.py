@@ -34,31 +34,35 @@ _room = _Room()
 
 
 def stack_adapters(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
-    """Of N rows' adapters (1, …) the feeds of a pass: as they are where all rows have the same, else (N, …).
+    """Of N rows' adapters (1, r, …) the feeds of a pass: as they are where all rows have the same, else (N, r, …).
 
-    Ranks are padded to the largest: a row or column of zeros adds nothing. What is new is the thread's until it stacks
-    again.
+    Ranks r are padded to the largest with zeros, which add nothing. What is new is the thread's until it stacks again.
     """
     first = adapters[0]
     if all(adapter is first for adapter in adapters):
         return dict(first)
-    stacked, columns = {}, {name: [adapter[name] for adapter in adapters] for name in first}
+    columns = {name: [adapter[name] for adapter in adapters] for name in first}
     shapes = {
-        name: (len(adapters), *map(max, zip(*(one.shape[1:] for one in tensors), strict=True)))
+        name: (len(adapters), max(tensor.shape[1] for tensor in tensors), *tensors[0].shape[2:])
         for name, tensors in columns.items()
     }
-    room, start = _room.take(sum(map(math.prod, shapes.values()))), 0
+    room, start, stacked = _room.take(sum(map(math.prod, shapes.values()))), 0, {}
     for name, tensors in columns.items():
         end = start + math.prod(shapes[name])
-        stacked[name] = _fill(room[start:end].reshape(shapes[name]), tensors)
+        stacked[name] = _fill(room[start:end], tensors).reshape(shapes[name])
         start = end
     return stacked
 
 
 def _fill(out: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    if all(tensor.shape[1:] == out.shape[1:] for tensor in tensors):
-        return np.concatenate(tensors, out=out)
-    out[:] = 0
-    for row, tensor in zip(out, tensors, strict=True):
-        row[tuple(map(slice, tensor.shape[1:]))] = tensor[0]
+    """Copy each to the beginning of its share, as bytes: numpy would let other threads run between any two."""
+    share = out.nbytes // len(tensors)
+    if not share:
+        return out
+    content = out.data.cast("B")
+    for start, tensor in zip(range(0, out.nbytes, share), tensors, strict=True):
+        end = start + tensor.nbytes
+        if tensor.nbytes:  # else there is no view of it
+            content[start:end] = tensor.data.cast("B")
+        content[end : start + share] = bytes(start + share - end)
     return out

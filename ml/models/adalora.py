@@ -52,7 +52,7 @@ class AdaLoraTuner(LowRankTuner):
         singular = layer.lora_E["default"]  # (r, 1)
         kept = singular[:, 0] != 0
         scale = layer.scaling["default"] / (layer.ranknum["default"] + 1e-5)  # as peft has it
-        return (layer.lora_A["default"] * singular)[kept].T, scale * layer.lora_B["default"][:, kept].T
+        return (layer.lora_A["default"] * singular)[kept], scale * layer.lora_B["default"][:, kept].T
 
 
 class _Allocation(nn.Module):

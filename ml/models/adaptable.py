@@ -15,7 +15,7 @@ from ml.models.tuner import LowRankTuner
 from ml.models.tuning import find_linear
 
 # What is given of a layer, after its name: a term of low rank beside its own weights, or weights in their place.
-TERM = ("lora_A", "lora_B")  # (K, r) and (r, O)
+TERM = ("lora_A", "lora_B")  # (r, K) and (r, O)
 WEIGHTS = ("weight", "bias")  # (K, O) and (O,)
 
 # What rows may move each other's features by; a network that mixes them up does so by far more.
@@ -23,9 +23,9 @@ _TOLERANCE = 1e-4
 
 
 class AdaptedLinear(nn.Module):
-    """x·Wᵀ + (x·A)·B + b, with the A and B of each row."""
+    """x·Wᵀ + (x·Aᵀ)·B + b, with the A and B of each row."""
 
-    given: tuple[Tensor, Tensor]  # (R, K, r) and (R, r, O), of each row, or R = 1 for all
+    given: tuple[Tensor, Tensor]  # (R, r, K) and (R, r, O), of each row, or R = 1 for all
 
     def __init__(self, base_layer: nn.Linear) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, K) → (B, L, O)."""
         down, up = self.given
-        y: Tensor = x @ self.base_layer.weight.T + (x @ down) @ up
+        y: Tensor = x @ self.base_layer.weight.T + (x @ down.transpose(1, 2)) @ up
         return y if self.base_layer.bias is None else y + self.base_layer.bias
 
 
@@ -106,8 +106,7 @@ def axes_of(adapter: Iterable[str]) -> dict[str, dict[int, str]]:
     axes = {}
     for name in adapter:
         layer, _, kind = name.rpartition(".")
-        rank = {"lora_A": {2: f"{layer}.rank"}, "lora_B": {1: f"{layer}.rank"}}.get(kind, {})
-        axes[name] = {0: "rows", **rank}
+        axes[name] = {0: "rows", **({1: f"{layer}.rank"} if kind in TERM else {})}
     return axes
 
 

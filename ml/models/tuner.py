@@ -45,11 +45,11 @@ class LowRankTuner(MergingTuner):
     """What peft put beside a matrix is of low rank: W + s·B·A."""
 
     def term_of(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
-        """(K, r) and (r, O) of a linear layer, so that its output is x·Wᵀ + (x·first)·second; r is 0 where none is."""
+        """(r, K) and (r, O) of a linear layer, so that its output is x·Wᵀ + (x·firstᵀ)·second; r is 0 where none is."""
         if not hasattr(layer, "lora_A"):
             assert isinstance(layer, nn.Linear)
-            return torch.zeros(layer.in_features, 0), torch.zeros(0, layer.out_features)
+            return torch.zeros(0, layer.in_features), torch.zeros(0, layer.out_features)
         return self._read_term(layer)
 
     def _read_term(self, layer: Any) -> tuple[Tensor, Tensor]:
-        return layer.lora_A["default"].weight.T, layer.scaling["default"] * layer.lora_B["default"].weight.T
+        return layer.lora_A["default"].weight, layer.scaling["default"] * layer.lora_B["default"].weight.T

@@ -228,8 +228,13 @@ def test_rows_with_one_adapter_copy_nothing() -> None:
     assert stack_adapters([adapter, adapter])["a"] is adapter["a"]
 
 
+def test_a_layer_that_no_row_of_a_pass_adapts_has_rank_0() -> None:
+    none, other = {"a": np.ones((1, 0, 2), np.float32)}, {"a": np.ones((1, 0, 2), np.float32)}
+    assert stack_adapters([none, other])["a"].shape == (2, 0, 2)
+
+
 def test_lower_ranks_are_filled_up_with_zeros() -> None:
-    low, high = {"a": np.ones((1, 2, 1), np.float32)}, {"a": np.full((1, 2, 3), 2, np.float32)}
+    low, high = {"a": np.ones((1, 1, 2), np.float32)}, {"a": np.full((1, 3, 2), 2, np.float32)}
     for _ in range(2):  # the second finds what the first has left
         stacked = stack_adapters([low, high, low])["a"]
-        assert stacked.tolist() == [[[1, 0, 0]] * 2, [[2, 2, 2]] * 2, [[1, 0, 0]] * 2]
+        assert stacked.tolist() == [[[1, 1], [0, 0], [0, 0]], [[2, 2]] * 3, [[1, 1], [0, 0], [0, 0]]]
