@@ -61,7 +61,7 @@ bench-first-step: $(SETUP)  ## From a submitted job to its first step, with and 
 bench-serving: $(SETUP)  ## Predictions against other servers and onnxruntime alone, by wrk (hours; --quick in the module's help)
 	$(BIN)/python -m benchmarks.serving
 
-bench-many-models: $(SETUP)  ## A thousand heads over one encoder against one, and what fully tuned models cost (--quick in the module's help)
+bench-many-models: $(SETUP)  ## A thousand heads over one encoder, and 200 LoRA models, against one; what tuned models cost (--quick in the module's help)
 	$(BIN)/python -m benchmarks.many_models
 
 bench-losses: $(SETUP)  ## What the losses' papers claim, over 5 seeds (hours; goes on where it was stopped)

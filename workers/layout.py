@@ -22,6 +22,7 @@ from app.models.service import folders_of
 from app.settings import Settings
 from app.storage import FileStore
 from ml.artifact.manifest import DamagedFolderError, verify_folder
+from ml.artifact.merge import write_merged
 from ml.bases import find_base
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Layout:
         _write_json(folder / "facts.json", dataset.facts)
         (folder / "rows.parquet").symlink_to(self._store.local_path(dataset.file))
         is_bulk = job.kind in BULK_KINDS
-        base_models, start = ({}, None) if is_bulk else self._start_of(job)
+        base_models, start = ({}, None) if is_bulk else self._start_of(job, folder / "start")
         placement = {
             "kind": job.kind,
             "base_models": {name: str(path) for name, path in base_models.items()},
@@ -85,18 +86,23 @@ class Layout:
                 ids[name] = checkpoint.id
         return ids
 
-    def _start_of(self, job: JobRow) -> tuple[dict[str, Path], Path | None]:
+    def _start_of(self, job: JobRow, merged: Path) -> tuple[dict[str, Path], Path | None]:
         """The folders of base models; and, where the job trains a model further, that model's artifact.
 
-        Such a model is a base under its own id; one that is a head alone, with the folder of the base it stands on.
+        Such a model is a base under its own id; one that is a head alone, with the folder of the base it stands on; and
+        one that is an adapter, with a new folder that holds both.
         """
         bases, name = self._settings.base_folders, job.spec["model"]
         if not name.startswith("mdl_"):
             return bases, None
         model = self._model(job, name)
-        artifact = self._store.local_path(model.folder)
-        has_weights = model.description["head"] == "native"
-        bases[name] = artifact if has_weights else find_base(model.description["base_model"], bases)
+        artifact, runtime = folders_of(self._store, model)
+        if model.description.get("is_adapted"):  # which earlier models do not say
+            bases[name] = write_merged(artifact, runtime, merged)
+        elif model.description["head"] == "native":
+            bases[name] = artifact
+        else:
+            bases[name] = find_base(model.description["base_model"], bases)
         return bases, artifact
 
     def _teachers(self, job: JobRow) -> dict[str, tuple[str, str]]:

@@ -29,7 +29,7 @@ from app.jobs import repository
 from app.jobs.repository import Claim, Event, LostClaimError, Released, Why, status_event
 from app.settings import Settings
 from app.storage import FileStore
-from ml.artifact.description import encoder_name, read_description
+from ml.artifact.description import read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
 from ml.crash_points import crash_point
 from workers.child import TrainerProcess
@@ -353,8 +353,8 @@ class _Run:
             manifest = verify_folder(artifact)
             description = read_description(artifact)
             crash_point("model.before_store")
-            name = encoder_name(description.base_sha256)
-            base_key = self.store_base(base, name) if description.head != "native" else None
+            name = description.shared_folder
+            base_key = self.store_base(base, name) if name is not None else None
             crash_point("model.after_base")
             key = f"{self.prefix}/artifact"
             self.store.put_folder(artifact, key)
@@ -385,8 +385,8 @@ class _Run:
             )
             session.add(model)
             session.flush()
-            if base_key is not None:
-                # No sweep takes a shared encoder away from here on; one may have, since it was found above.
+            if name is not None:
+                # No sweep takes a shared network away from here on; one may have, since it was found above.
                 self.store_base(base, name)
             repository.append_events(session, job.id, [status_event("succeeded", "succeeded", model_id=model.id)])
 
@@ -401,7 +401,7 @@ class _Run:
         return None
 
     def store_base(self, folder: Path, name: str) -> str:
-        """Upload a shared encoder once. Its name is of its content, so who comes second finds the same."""
+        """Upload a shared network once. Its name is of its content, so who comes second finds the same."""
         key = f"bases/{name}"
         if not self.store.exists(f"{key}/manifest.json"):
             verify_folder(folder)

@@ -224,7 +224,7 @@ class ModelRow(Base):
     job_id: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str]
     folder: Mapped[str]
-    base_folder: Mapped[str | None]  # the shared encoder of a model that stores only its head
+    base_folder: Mapped[str | None]  # what a model shares that stores only its head, or its adapter
     description: Mapped[Json]  # minimand.json
     bytes: Mapped[int]
     extra: Mapped[Json] = mapped_column("metadata")

@@ -1,12 +1,14 @@
-"""One zip that holds all a model needs elsewhere. A head that shares its encoder is joined with it first."""
+"""One zip that holds all a model needs elsewhere. What shares a network is joined with it first."""
 
 import json
 import zipfile
 from pathlib import Path
 
-from ml.artifact.description import DESCRIPTION, HEAD, INT8, ONNX, Description, read_description
+from ml.artifact.description import ADAPTER, DESCRIPTION, HEAD, INT8, ONNX, Description, read_description
 from ml.artifact.join import join_head
+from ml.artifact.merge import merge_graph, merge_weights
 from ml.artifact.tokenizer import load_tokenizer
+from ml.bases import CONFIG, WEIGHTS
 
 _COMPRESSED = {".json", ".txt", ".md"}  # weights don't shrink
 README = "README.md"
@@ -18,7 +20,17 @@ def assemble(artifact: Path, runtime: Path, target: Path) -> Path:
     files = {path.name: path for folder in (runtime, artifact) for path in sorted(folder.iterdir())}
     files.pop("manifest.json", None)
     if description.serving.format == "onnx-float32":
-        files.pop(INT8, None)  # of a shared encoder, which other heads are served over
+        files.pop(INT8, None)  # of a shared network, which other models are served over
+    if description.is_adapted:
+        del files[ADAPTER]
+        for name in files.keys() & {ONNX, INT8}:
+            merged = target.with_suffix(f".merged.{name}")
+            merge_graph(files[name], artifact / ADAPTER, merged)
+            files[name] = merged
+        files[WEIGHTS] = target.with_suffix(f".{WEIGHTS}")
+        merge_weights(artifact, runtime, files[WEIGHTS])
+        if not description.loads_in_transformers:
+            del files[CONFIG]  # transformers would take what it knows, and answer wrongly
     if description.head != "native":
         for name in files.keys() & {ONNX, INT8}:
             joined = target.with_suffix(f".{name}")

@@ -11,7 +11,7 @@ from ml.tasks.base import Task
 from ml.tasks.build import TaskState, build_task
 
 DESCRIPTION = "minimand.json"
-ONNX, INT8, HEAD = "model.onnx", "model.int8.onnx", "head.safetensors"
+ONNX, INT8, HEAD, ADAPTER = "model.onnx", "model.int8.onnx", "head.safetensors", "adapter.safetensors"
 
 # Fixed texts, of no user, that every artifact carries its answers to: lengths and scripts vary.
 PROBE_TEXTS = (
@@ -57,13 +57,19 @@ SCALING_TEXTS = (
     "question to all members: should the library stay open on Sundays, and who is to pay for it if the town does not?",
 )
 
-# Raised when what is written of the same encoder changes: heads keep the encoder they were judged with.
+# Raised when what is written of the same base changes: models keep the files they were judged with.
 ENCODER_VERSION = 2
+ADAPTABLE_VERSION = 1
 
 
 def encoder_name(base_sha256: str) -> str:
     """What the folder of a shared encoder is called, wherever heads over it are served."""
     return f"{base_sha256}-{ENCODER_VERSION}"
+
+
+def adaptable_name(base_sha256: str) -> str:
+    """The same of a network that takes adapters."""
+    return f"{base_sha256}-lora-{ADAPTABLE_VERSION}"
 
 
 class Probe(BaseModel):
@@ -100,8 +106,9 @@ class Answering(BaseModel):
     takes_pairs: bool  # whether it was trained on pairs of texts; else on single ones
     max_length: int
     pad_id: int
-    inputs: list[str]  # of the ONNX file, in its order
-    head: Literal["native", "linear", "cosine"]  # the latter two: over the shared encoder's vectors
+    inputs: list[str]  # of the ONNX file, in its order, without those that an adapter is for
+    head: Literal["native", "linear", "cosine"]  # the latter two: over what a shared network makes of a text
+    is_adapted: bool = False  # the shared network is given this model's adapter beside each text
     probe: Probe
     int8_probe: list[list[float]] | None = None  # the int8 file's own answers to PROBE_TEXTS
     serving: Serving
@@ -119,6 +126,7 @@ class Description(Answering):
     base_model: str
     base_sha256: str
     loads_in_transformers: bool
+    head_name: str | None = None  # the last layer of an adapted model, as transformers calls it
     metrics: dict[str, dict[str, float]]
     report: dict[str, Any]
     spec: dict[str, Any]
@@ -126,6 +134,13 @@ class Description(Answering):
     source: Source | None = None  # none where a training ended by itself
     train_rows: int
     versions: dict[str, str]
+
+    @property
+    def shared_folder(self) -> str | None:
+        """What the folder of the network is called that others are served over as well; None where none are."""
+        if self.head == "native":
+            return None
+        return (adaptable_name if self.is_adapted else encoder_name)(self.base_sha256)
 
 
 def read_answering(folder: Path) -> Answering:

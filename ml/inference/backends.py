@@ -4,14 +4,14 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 Outputs = NDArray[np.float32]
-Feeds = Mapping[str, NDArray[np.int64]]
+Feeds = Mapping[str, NDArray[np.int64] | NDArray[np.float32]]
 
 # Two sessions are kept where the one that takes every core answers a row in this share of the other's time.
 WORTH_ITS_MEMORY = 0.8
@@ -26,14 +26,17 @@ class Backend(Protocol):
 
     @property
     def inputs(self) -> Sequence[str]:
-        """Of `input_ids`, `attention_mask`, `token_type_ids` those that it takes."""
+        """Of `input_ids`, `attention_mask`, `token_type_ids` those that it takes, and the tensors of an adapter."""
 
     @property
     def bytes(self) -> int:
         """About the memory that it holds."""
 
     def run(self, feeds: Feeds, *, alone: bool) -> Outputs:
-        """(N, …) of inputs (N, T). alone: nothing else runs, so that the pass may take every core."""
+        """(N, …) of inputs (N, T), and of an adapter's tensors, (N, …) or (1, …) for all rows.
+
+        alone: nothing else runs, so that the pass may take every core.
+        """
 
 
 class OnnxBackend:
@@ -62,13 +65,23 @@ class OnnxBackend:
 
     def _seconds(self, session: onnxruntime.InferenceSession) -> float:
         """What one row takes: what else the machine does makes a pass longer, never shorter, so the fastest counts."""
-        feeds = {name: np.ones((1, _MEASURED_TOKENS), np.int64) for name in self.inputs}
+        feeds: dict[str, Any] = {name: np.ones((1, _MEASURED_TOKENS), np.int64) for name in self.inputs}
+        feeds |= no_adapter(session)
         seconds = []
         for _ in range(_REPEATS):
             begun = time.perf_counter()
             session.run(None, feeds)
             seconds.append(time.perf_counter() - begun)
         return min(seconds)
+
+
+def no_adapter(session: onnxruntime.InferenceSession) -> dict[str, NDArray[np.float32]]:
+    """Zeros in the place of an adapter: the layers of a shared network do what they do without one."""
+    return {
+        given.name: np.zeros([extent if isinstance(extent, int) else 1 for extent in given.shape], np.float32)
+        for given in session.get_inputs()
+        if given.type == "tensor(float)"
+    }
 
 
 def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:

@@ -21,7 +21,7 @@ from ml.inference.shared import Shared
 Value = TypeVar("Value")
 Parts = Mapping[Hashable, int]
 
-# What a model holds beside its session, its tokenizer and its head's weights, measured: 8 KB with 2 labels, 16 with 28.
+# What a model holds beside its session, its tokenizer and its weights, measured: 8 KB with 2 labels, 16 with 28.
 OWN_BYTES = 15_000
 
 
@@ -172,4 +172,4 @@ class ModelCache:
 
     def _parts_of(self, classifier: OnnxClassifier) -> Parts:
         shared: tuple[Any, Any] = (classifier.session, classifier.tokenizer)
-        return {classifier: OWN_BYTES + classifier.head_bytes, **{part: self._shared.bytes_of(part) for part in shared}}
+        return {classifier: OWN_BYTES + classifier.own_bytes, **{part: self._shared.bytes_of(part) for part in shared}}

@@ -1,21 +1,23 @@
 """A loaded model: texts in, results out, through onnxruntime. It knows one artifact, and no queue or cache.
 
-A model that stores only its head runs over the session of its encoder, which others may share.
+A model that stores only its head, or an adapter and its head, runs over a session that others may share.
 """
 
 import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Encoding
 
-from ml.artifact.description import HEAD, INT8, ONNX, PROBE_TEXTS, read_answering
+from ml.artifact.description import ADAPTER, HEAD, INT8, ONNX, PROBE_TEXTS, read_answering
 from ml.artifact.manifest import DamagedFolderError
 from ml.artifact.tokenizer import Text, Tokens, load_tokenizer, tokenize
+from ml.inference.adapters import stack_adapters
 from ml.inference.backends import Backend
 from ml.inference.cost import PassCost, measure_cost
 from ml.inference.shared import Shared
@@ -62,7 +64,7 @@ class OnnxClassifier:
         shared: Shared | None = None,
     ) -> None:
         """folder: the artifact. runtime: the folder that `session` and the tokenizer come from: the artifact's own,
-        or its base's where it stores only a head. is_int8: of what file the session is. shared: what other classifiers
+        or its base's where it stores less. is_int8: of what file the session is. shared: what other classifiers
         may have loaded already; none for one that stands alone, whose folder need not be published.
 
         Raises WrongAnswersError when the answers to the probe texts differ from the trained network's, or from the int8
@@ -73,16 +75,24 @@ class OnnxClassifier:
         self.session = session
         self.tokenizer = (shared.tokenizer if shared else load_tokenizer)(runtime, self.description.max_length)
         self._head = load_file(folder / HEAD) if self.description.head != "native" else None
-        outputs = shared.probe(self.session, self.tokenizer, self._answer_probe) if shared else self._answer_probe()
+        self.adapter = (
+            {name: tensor[None] for name, tensor in load_file(folder / ADAPTER).items()}
+            if self.description.is_adapted
+            else {}
+        )
+        if shared and not self.adapter:
+            outputs = shared.probe(self.session, self.tokenizer, self._answer_probe)
+        else:
+            outputs = self._answer_probe()
         if is_int8:
             self._check_int8_probe(self.read(outputs))
         else:
             self._check_probe(self.read(outputs))
 
     @property
-    def head_bytes(self) -> int:
-        """Of the head that is its own; a native one is the session's."""
-        return sum(array.nbytes for array in (self._head or {}).values())
+    def own_bytes(self) -> int:
+        """Of the adapter and the head that are its own; a native head is the session's."""
+        return sum(array.nbytes for array in (*self.adapter.values(), *(self._head or {}).values()))
 
     def tokenize(self, texts: Sequence[Text]) -> list[Encoding]:
         """One encoding a text."""
@@ -111,14 +121,20 @@ class OnnxClassifier:
         """What a pass through the session takes, measured with the probe texts when it is first asked for."""
         return measure_cost(self.encode, self.tokenize(PROBE_TEXTS))
 
-    def encode(self, encodings: Sequence[Row], *, alone: bool = False) -> NDArray[np.float32]:
-        """What the session makes of them in one pass: the logits, or where it is an encoder its vectors (N, D).
+    def encode(
+        self,
+        encodings: Sequence[Row],
+        *,
+        networks: "Sequence[OnnxClassifier] | None" = None,
+        alone: bool = False,
+    ) -> NDArray[np.float32]:
+        """What the session makes of them in one pass: the logits, or where it is shared the heads' features (N, D).
 
-        alone: no other pass runs.
+        networks: whose each row is; without it all are this one's. alone: no other pass runs.
         """
         longest = max(map(len, encodings))
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-        feeds = {}
+        feeds: dict[str, Any] = stack_adapters([network.adapter for network in networks or [self]])
         for name in self.description.inputs:
             filler = self.description.pad_id if name == "input_ids" else 0
             padded = np.full((len(encodings), longest), filler, np.int64)

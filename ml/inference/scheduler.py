@@ -42,8 +42,11 @@ class Network(Protocol):
     def cost(self) -> PassCost:
         """Of a pass through the session."""
 
-    def encode(self, rows: Sequence[Any], /, *, alone: bool = False) -> Outputs:
-        """(N, …), in the order given. alone: no other pass runs or waits, so that it may take the whole machine."""
+    def encode(self, rows: Sequence[Any], /, *, networks: Sequence[Any], alone: bool = False) -> Outputs:
+        """(N, …), in the order given. networks: whose each row is, all of them with this session.
+
+        alone: no other pass runs or waits, so that it may take the whole machine.
+        """
 
 
 class Observer(Protocol):
@@ -217,7 +220,8 @@ class Scheduler:
         while taken := self._take():
             batch, is_alone = taken
             try:
-                outputs = batch[0].network.encode([row.item for row in batch], alone=is_alone)
+                items, networks = zip(*((row.item, row.network) for row in batch), strict=True)
+                outputs = batch[0].network.encode(items, networks=networks, alone=is_alone)
             except Exception as error:  # the thread outlives what a network does
                 log.exception("a pass over %d rows failed", len(batch))
                 self._release(batch)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ml.models.tuner import MergingTuner
+from ml.models.tuner import LowRankTuner
 from ml.specs.tuning import AdaLoraTuning
 
 
-class AdaLoraTuner(MergingTuner):
+class AdaLoraTuner(LowRankTuner):
     """W + P·Λ·Q: less important singular values are set to 0 as training goes on."""
 
     def __init__(self, peft: Any, spec: AdaLoraTuning) -> None:
@@ -47,6 +47,12 @@ class AdaLoraTuner(MergingTuner):
         """Merge."""
         del self.peft.model.allocation
         return super().fold()
+
+    def _read_term(self, layer: Any) -> tuple[Tensor, Tensor]:
+        singular = layer.lora_E["default"]  # (r, 1)
+        kept = singular[:, 0] != 0
+        scale = layer.scaling["default"] / (layer.ranknum["default"] + 1e-5)  # as peft has it
+        return (layer.lora_A["default"] * singular)[kept], scale * layer.lora_B["default"][:, kept].T
 
 
 class _Allocation(nn.Module):

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Tuner:
@@ -38,3 +39,17 @@ class MergingTuner(Tuner):
         """Merge."""
         self.peft.merge_and_unload()
         return True
+
+
+class LowRankTuner(MergingTuner):
+    """What peft put beside a matrix is of low rank: W + s·B·A."""
+
+    def term_of(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        """(r, K) and (r, O) of a linear layer, so that its output is x·Wᵀ + (x·firstᵀ)·second; r is 0 where none is."""
+        if not hasattr(layer, "lora_A"):
+            assert isinstance(layer, nn.Linear)
+            return torch.zeros(0, layer.in_features), torch.zeros(0, layer.out_features)
+        return self._read_term(layer)
+
+    def _read_term(self, layer: Any) -> tuple[Tensor, Tensor]:
+        return layer.lora_A["default"].weight, layer.scaling["default"] * layer.lora_B["default"].weight.T

@@ -13,7 +13,7 @@ from ml.models.adapters import put_adapters
 from ml.models.classifier import NativeClassifier
 from ml.models.layers import freeze_parts
 from ml.models.prompts import PrefixedEncoder, PromptedEncoder
-from ml.models.tuner import LastingTuner, MergingTuner
+from ml.models.tuner import LastingTuner, LowRankTuner, MergingTuner
 from ml.specs.tuning import (
     AdaLoraTuning,
     AdapterTuning,
@@ -61,7 +61,7 @@ def tune(network: NativeClassifier, spec: Tuning) -> None:
         network.hold_still([module for module in encoder.modules() if _is_frozen(module)])
 
 
-def _add_lora(model: Any, spec: LoraTuning) -> MergingTuner:
+def _add_lora(model: Any, spec: LoraTuning) -> LowRankTuner:
     """A matrix of low rank beside each target module."""
     from peft import LoraConfig, LoraModel  # slow to import, and few need it
 
@@ -71,7 +71,7 @@ def _add_lora(model: Any, spec: LoraTuning) -> MergingTuner:
         lora_dropout=spec.dropout,
         target_modules=find_linear(model, spec.target_modules),
     )
-    return MergingTuner(LoraModel(model, config, "default"))
+    return LowRankTuner(LoraModel(model, config, "default"))
 
 
 def _add_adalora(model: Any, spec: AdaLoraTuning) -> AdaLoraTuner:

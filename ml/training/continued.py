@@ -79,10 +79,11 @@ class Start:
 
     def _read_head(self, network: NativeClassifier | FeatureHead) -> tuple[Tensor, Tensor] | None:
         """weight (H, D) and bias (H,); None where our head is no linear layer over the same features."""
-        is_native = isinstance(network, NativeClassifier)
-        kind = self.description.head
-        if kind != ("native" if is_native else "linear") or not isinstance(network.head, nn.Linear | SharedHead):
+        kind, is_adapted = self.description.head, self.description.is_adapted
+        is_alike = isinstance(network, NativeClassifier) == (is_adapted or kind == "native")
+        if kind == "cosine" or not is_alike or not isinstance(network.head, nn.Linear | SharedHead):
             return None
-        file, prefix = (WEIGHTS, f"{network.head_name}.") if isinstance(network, NativeClassifier) else (HEAD, "")
+        is_whole = isinstance(network, NativeClassifier) and not is_adapted
+        file, prefix = (WEIGHTS, f"{network.head_name}.") if is_whole else (HEAD, "")
         with safe_open(self.folder / file, "pt") as tensors:
             return tensors.get_tensor(f"{prefix}weight"), tensors.get_tensor(f"{prefix}bias")

@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml.artifact.description import (
+    ADAPTER,
     HEAD,
     ONNX,
     PROBE_TEXTS,
@@ -28,17 +29,19 @@ from ml.artifact.description import (
 )
 from ml.artifact.manifest import publish_folder
 from ml.artifact.tokenizer import load_tokenizer
+from ml.bases import CONFIG
 from ml.data.tokens import TokenTable
 from ml.inference.backends import OnnxBackend
 from ml.inference.classifier import OnnxClassifier, WrongAnswersError
-from ml.models.classifier import FeatureHead, NativeClassifier
+from ml.models.adaptable import AdaptableNetwork, adaptable, axes_of, keeps_rows_apart, read_adapter
+from ml.models.classifier import MeanPooledEncoder, NativeClassifier
 from ml.models.heads import CosineHead, as_linear
 from ml.models.outputs import Outputs
 from ml.training.checkpoint import WEIGHTS, contiguous, trainable_state
 from ml.training.errors import ExportError
 from ml.training.fit import Fitted
 from ml.training.prepare import Prepared
-from ml.training.quantize import TEXTS, choose_encoder_format, write_encoder_int8, write_served_format
+from ml.training.quantize import TEXTS, choose_shared_format, write_served_format, write_shared_int8
 from ml.training.run import RunDirectory
 
 # float32 logits of the served file are within this of the trained network's; of large logits, this share.
@@ -64,19 +67,25 @@ def export_artifact(
     source: Source | None = None,
     int8_texts: int = TEXTS,
 ) -> None:
-    """Write RUN_DIR/artifact (and RUN_DIR/base for a frozen run) and check its answers against the network's.
+    """Write RUN_DIR/artifact (and RUN_DIR/base, where others share the network) and check its answers.
 
     int8_texts: the rows of the dataset that decide whether int8 is served; with fewer it is float32.
 
     Raises ExportError when onnxruntime answers differently.
     """
     network = prepared.network.cpu().eval()
-    is_native = isinstance(network, NativeClassifier)
     probe = prepared_probe(prepared)
     inputs = list(probe.inputs_of(np.arange(1)))
     logits = _probe_logits(prepared, probe)
     start = prepared.corpus.start
-    is_plain = network.fold() if isinstance(network, NativeClassifier) else False
+    head = "linear" if as_linear(network.head) is not None else "cosine"
+    adapter = None
+    if prepared.encoder is not None:
+        _write_shared(run.base, prepared, prepared.encoder, probe)
+    elif isinstance(network, NativeClassifier):
+        adapter = _write_adaptable(run.base, prepared, network, probe)
+    is_shared = prepared.encoder is not None or adapter is not None
+    is_plain = isinstance(network, NativeClassifier) and (network.fold() if adapter is None else head == "linear")
     described = Description(
         task=fitted.state,
         takes_pairs=prepared.corpus.facts.columns.text_pair is not None,
@@ -85,8 +94,10 @@ def export_artifact(
         inputs=inputs,
         base_model=start.description.base_model if start else prepared.spec.model,
         base_sha256=prepared.base_sha256,
-        head="native" if is_native else "linear" if as_linear(network.head) is not None else "cosine",
+        head=head if is_shared else "native",
+        is_adapted=adapter is not None,
         loads_in_transformers=is_plain,
+        head_name=network.head_name if isinstance(network, NativeClassifier) else None,
         metrics=fitted.metrics,
         report=fitted.report,
         spec=prepared.spec.model_dump(),
@@ -97,18 +108,21 @@ def export_artifact(
         serving=Serving(format="onnx-float32", reason="int8 was not tried yet"),
         probe=Probe(logits=logits.tolist(), tolerance=TOLERANCE * max(1.0, float(np.abs(logits).max()))),
     )
-    if prepared.encoder is not None:
-        _write_base(run.base, prepared, probe)
     shutil.rmtree(run.artifact, ignore_errors=True)
     with publish_folder(run.artifact, "artifact", {}) as folder:
         write_description(folder, described)
-        if isinstance(network, FeatureHead):
+        if is_shared:
             save_file(_head_tensors(network.head), folder / HEAD)
-            read = _check_answers(folder, run.base).read
-            described.serving, described.int8_probe = choose_encoder_format(
-                run.base, read, prepared, fitted.task, probe, int8_texts
+            if adapter is not None:
+                save_file(adapter, folder / ADAPTER)
+            if isinstance(network, NativeClassifier) and is_plain:
+                network.model.config.save_pretrained(folder)
+            model = _check_answers(folder, run.base)
+            described.serving, described.int8_probe = choose_shared_format(
+                run.base, model, prepared, fitted.task, probe, int8_texts
             )
         else:
+            assert isinstance(network, NativeClassifier)
             if is_plain:
                 network.model.save_pretrained(folder)
             else:  # no config beside it: transformers would take what it knows, and answer wrongly
@@ -148,16 +162,41 @@ def _probe_logits(prepared: Prepared, probe: TokenTable) -> NDArray[np.float32]:
     return np.asarray(outputs.logits.numpy(), np.float32)
 
 
-def _write_base(folder: Path, prepared: Prepared, probe: TokenTable) -> None:
+def _write_adaptable(
+    folder: Path, prepared: Prepared, network: NativeClassifier, probe: TokenTable
+) -> dict[str, Tensor] | None:
+    """Write the network that takes adapters, and return this one's; None where it cannot be had that way."""
+    layers = prepared.corpus.base_facts.linear_layers
+    adapter = read_adapter(network, layers)
+    if adapter is None:
+        return None
+    with adaptable(network, layers) as shared:
+        if not keeps_rows_apart(shared, probe.inputs_of(np.arange(2)), adapter):
+            return None
+        _write_shared(folder, prepared, shared, probe, adapter)
+    return adapter
+
+
+def _write_shared(
+    folder: Path,
+    prepared: Prepared,
+    network: MeanPooledEncoder | AdaptableNetwork,
+    probe: TokenTable,
+    adapter: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a network that other models of the base share. Nothing in it depends on the run: all find the same.
+
+    adapter: any, where the network takes one.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    assert prepared.encoder is not None
     with publish_folder(folder, "encoder", {"base_sha256": prepared.base_sha256}) as temporary:
-        # Nothing here depends on the run: every head over this encoder finds the same folder.
         _copy_tokenizer(prepared.base, temporary, None)
-        shutil.copyfile(prepared.base / "config.json", temporary / "config.json")
-        _write_onnx(prepared.encoder, probe, temporary / ONNX, output="vectors")
+        shutil.copyfile(prepared.base / CONFIG, temporary / CONFIG)
+        if isinstance(network, AdaptableNetwork):
+            save_file(contiguous(network.base_weights()), temporary / WEIGHTS)
+        _write_onnx(network, probe, temporary / ONNX, output="vectors", adapter=adapter)
         longest = min(_SCALING_LENGTH, prepared.corpus.base_facts.max_length)
-        write_encoder_int8(temporary, prepared.tokens.like(prepared.base, SCALING_TEXTS, longest))
+        write_shared_int8(temporary, prepared.tokens.like(prepared.base, SCALING_TEXTS, longest))
 
 
 class _Traceable(nn.Module):
@@ -173,13 +212,17 @@ class _Traceable(nn.Module):
         return answer.logits if isinstance(answer, Outputs) else answer
 
 
-def _write_onnx(network: nn.Module, probe: TokenTable, file: Path, *, output: str) -> None:
+def _write_onnx(
+    network: nn.Module, probe: TokenTable, file: Path, *, output: str, adapter: Mapping[str, Tensor] | None = None
+) -> None:
     """Trace a network into an ONNX file with free batch and length. output: what its output is called.
 
     The tracing exporter takes about 1 s on MiniLM, the newer one 6 s; the answers are checked either way.
     """
-    example = probe.inputs_of(np.arange(2))
-    axes = {0: "batch", 1: "length"}
+    tokens = probe.inputs_of(np.arange(2))
+    # Of two rows each; of rank 1 where this one's is 0.
+    given = {name: torch.zeros(2, *(extent or 1 for extent in one.shape)) for name, one in (adapter or {}).items()}
+    example, axes = tokens | given, {0: "batch", 1: "length"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecation, and of shapes that are traced as constants on purpose
         torch.onnx.export(
@@ -188,7 +231,7 @@ def _write_onnx(network: nn.Module, probe: TokenTable, file: Path, *, output: st
             str(file),
             input_names=list(example),
             output_names=[output],
-            dynamic_axes={**dict.fromkeys(example, axes), output: {0: "batch"}},
+            dynamic_axes={**dict.fromkeys(tokens, axes), **axes_of(given), output: {0: "batch"}},
             opset_version=_OPSET,
             dynamo=False,
         )

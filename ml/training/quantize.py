@@ -16,8 +16,9 @@ from ml.artifact.int8 import Product, Scales, Seen, choose_scales, expose_inputs
 from ml.data.batches import Rows, cut_step
 from ml.data.splits import Part
 from ml.data.tokens import TokenTable
-from ml.inference.backends import open_session
-from ml.inference.classifier import MAX_BATCH_TOKENS
+from ml.inference.adapters import Adapter
+from ml.inference.backends import no_adapter, open_session
+from ml.inference.classifier import MAX_BATCH_TOKENS, OnnxClassifier
 from ml.tasks.agreement import HeldOut, compare
 from ml.tasks.base import Task
 from ml.training.prepare import Prepared
@@ -30,8 +31,8 @@ _KEPT_SHARES = (0.0, 1 / 6, 1 / 3, 1 / 2)
 # So many texts tell what a layer reads, and so many of their tokens how it bears int8.
 _SEEN_TEXTS, _SEEN_TOKENS = 256, 512
 _SEEN_AT_ONCE = 1024  # tokens; a pass keeps what every layer reads of them
-# Of a shared encoder this share of the layers stays in float32 for all heads: in int8 throughout few of them pass.
-_KEPT_OF_ENCODERS = 1 / 6
+# Of a shared network this share of the layers stays in float32 for all models: in int8 throughout few of them pass.
+_KEPT_OF_SHARED = 1 / 6
 
 Read = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -62,26 +63,23 @@ def write_served_format(
     return serving, None
 
 
-def write_encoder_int8(folder: Path, texts: TokenTable) -> None:
-    """Write the int8 file of a shared encoder, the same for every head over it: by fixed texts, not those of a run."""
+def write_shared_int8(folder: Path, texts: TokenTable) -> None:
+    """Write the int8 file of a shared network, the same for all models over it: by fixed texts, and no adapter."""
     products = read_products(folder / ONNX)
     seen = _look(folder / ONNX, texts, np.arange(len(texts.lengths)))
-    # What heads will read is unlike these texts: a token's own scale cuts nothing off.
+    # What models will read is unlike these texts: a token's own scale cuts nothing off.
     scales = {x: choose_scales(those, seen[x], may_be_fixed=False) for x, those in _by_input(products).items()}
-    kept = _most_sensitive_first(products, seen, scales)[: round(_KEPT_OF_ENCODERS * len(products))]
+    kept = _most_sensitive_first(products, seen, scales)[: round(_KEPT_OF_SHARED * len(products))]
     write_int8(folder / ONNX, folder / INT8, scales=scales, kept=kept)
 
 
-def choose_encoder_format(
-    base: Path, read: Read, prepared: Prepared, task: Task, probe: TokenTable, texts: int
+def choose_shared_format(
+    base: Path, model: OnnxClassifier, prepared: Prepared, task: Task, probe: TokenTable, texts: int
 ) -> tuple[Serving, list[list[float]] | None]:
-    """Which of the files of a shared encoder one head is served over. See `write_served_format`.
-
-    read: the head, from vectors (N, D) to outputs (N, H).
-    """
+    """Which of the files of a shared network a model over it is served from. See `write_served_format`."""
     if (refusal := _too_few(prepared, texts)) is not None:
         return refusal, None
-    trial = _Trial(base, prepared, task, texts, read)
+    trial = _Trial(base, prepared, task, texts, model.read, model.adapter)
     serving = trial.judge([])
     return serving, trial.answer_in_int8(probe) if serving.format == "onnx-int8" else None
 
@@ -96,8 +94,18 @@ def _too_few(prepared: Prepared, texts: int) -> Serving | None:
 class _Trial:
     """The texts that decide, and what the float32 file of a folder answers to them."""
 
-    def __init__(self, folder: Path, prepared: Prepared, task: Task, texts: int, read: Read = lambda it: it) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        prepared: Prepared,
+        task: Task,
+        texts: int,
+        read: Read = lambda outputs: outputs,
+        adapter: Adapter | None = None,
+    ) -> None:
+        """read: from what the files give (N, …) to outputs (N, H). adapter: for files that are shared."""
         self._file, self._prepared, self._task, self._read = folder / INT8, prepared, task, read
+        self._adapter = adapter or {}
         self._rows = rows = _drawn_rows(prepared)[:texts]
         self._exact = self._answers(folder / ONNX, prepared.tokens, rows)
         held_out = np.flatnonzero(prepared.resolved.parts[rows] != Part.TRAIN)
@@ -120,7 +128,8 @@ class _Trial:
         return answers
 
     def _answers(self, file: Path, tokens: TokenTable, rows: Rows) -> NDArray[np.float32]:
-        return self._read(_outputs(open_session(file, torch.get_num_threads()), tokens, rows))
+        session = open_session(file, torch.get_num_threads())
+        return self._read(_outputs(session, tokens, rows, self._adapter))
 
 
 def _by_input(products: Sequence[Product]) -> dict[str, list[Product]]:
@@ -135,18 +144,22 @@ def _drawn_rows(prepared: Prepared) -> Rows:
     return np.concatenate(parts)
 
 
-def _outputs(session: onnxruntime.InferenceSession, tokens: TokenTable, rows: Rows) -> NDArray[np.float32]:
+def _outputs(
+    session: onnxruntime.InferenceSession, tokens: TokenTable, rows: Rows, adapter: Adapter
+) -> NDArray[np.float32]:
     """(N, H), in the order given."""
     outputs: dict[int, NDArray[np.float32]] = {}
     for some in cut_step(rows, tokens.lengths, max_tokens=MAX_BATCH_TOKENS, max_rows=None):
-        outputs.update(zip(some.tolist(), _run(session, tokens, some)[0], strict=True))
+        outputs.update(zip(some.tolist(), _run(session, tokens, some, adapter)[0], strict=True))
     return np.stack([outputs[row] for row in rows.tolist()])
 
 
-def _run(session: onnxruntime.InferenceSession, tokens: TokenTable, rows: Rows) -> list[NDArray[np.float32]]:
-    inputs = tokens.inputs_of(rows)
+def _run(
+    session: onnxruntime.InferenceSession, tokens: TokenTable, rows: Rows, adapter: Adapter
+) -> list[NDArray[np.float32]]:
+    inputs = {**{name: tensor.numpy() for name, tensor in tokens.inputs_of(rows).items()}, **adapter}
     answers: list[NDArray[np.float32]] = session.run(
-        None, {given.name: inputs[given.name].numpy() for given in session.get_inputs()}
+        None, {given.name: inputs[given.name] for given in session.get_inputs()}
     )
     return answers
 
@@ -159,14 +172,14 @@ def _look(file: Path, tokens: TokenTable, rows: Rows) -> dict[str, Seen]:
         session = open_session(exposed, torch.get_num_threads())
     finally:
         exposed.unlink(missing_ok=True)
-    names = [output.name for output in session.get_outputs()]
+    names, adapter = [output.name for output in session.get_outputs()], no_adapter(session)
     chance = np.random.default_rng(0)
     share = _SEEN_TOKENS / max(1, int(tokens.lengths[rows].sum()))
     largest: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     some: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     for batch in cut_step(rows, tokens.lengths, max_tokens=_SEEN_AT_ONCE, max_rows=None):
         is_token = tokens.inputs_of(batch)["attention_mask"].numpy().astype(bool)
-        for name, x in zip(names, _run(session, tokens, batch), strict=True):
+        for name, x in zip(names, _run(session, tokens, batch, adapter), strict=True):
             # The last layer may read the first tokens alone.
             read = x[is_token] if x.shape[:2] == is_token.shape else x.reshape(-1, x.shape[-1])
             largest[name].append(np.abs(read).max(0))

@@ -212,8 +212,7 @@ class Site:
 
 
 def digest_of_weights(service: RunningService, job: str) -> str:
-    """The digest of the weights in a finished job's one artifact."""
+    """The digests of the weights in a finished job's one artifact."""
     (manifest,) = (service.home / "files" / "jobs" / job).glob("*/artifact/manifest.json")
     files = json.loads(manifest.read_text())["files"]
-    (weights,) = (file["sha256"] for name, file in files.items() if name in ("model.safetensors", "head.safetensors"))
-    return str(weights)
+    return " ".join(files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors"))

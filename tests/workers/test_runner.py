@@ -55,7 +55,7 @@ def test_an_encoder_that_was_swept_before_the_job_ended_is_stored_again(
     _folder(folder / "artifact", b"head")
     _folder(folder / "base", b"encoder")
     store.put_folder(folder / "base", key := f"bases/{encoder_name('abc')}")
-    description = SimpleNamespace(head="linear", base_sha256="abc", metrics={}, model_dump=dict)
+    description = SimpleNamespace(shared_folder=encoder_name("abc"), metrics={}, model_dump=dict)
     monkeypatch.setattr(runner, "read_description", lambda _folder: description)
     persist = run.persist
 

@@ -46,7 +46,7 @@ class FakeNetwork:
     alone: list[bool] = field(default_factory=list)  # of each pass
     has_begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def encode(self, rows: Sequence[Any], /, *, alone: bool = False) -> np.ndarray:
+    def encode(self, rows: Sequence[Any], /, *, networks: Sequence[Any], alone: bool = False) -> np.ndarray:
         self.passes.append(list(rows))
         self.alone.append(alone)
         self.has_begun.release()

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from ml.bases import read_base_facts
+from ml.models.adaptable import adaptable, keeps_rows_apart, read_adapter
 from ml.models.classifier import NativeClassifier, load_native
 from ml.models.tuning import tune
 from ml.specs.job import JobSpec
@@ -116,3 +117,37 @@ def test_what_is_merged_answers_as_before(bases: dict[str, Path], family: str, k
         torch.testing.assert_close(network(input_ids=ids, attention_mask=mask).logits, before, rtol=0, atol=1e-5)
     plain = load_native(bases[family], width=3, labels=("a", "b", "c"), head="linear", scale=1.0, dropout=0.0)
     assert network.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", ["lora", "adalora"])
+@pytest.mark.parametrize("family", ["roberta", "distilbert"])
+def test_a_network_that_is_given_its_adapter_answers_as_the_one_that_was_tuned(
+    bases: dict[str, Path], family: str, kind: str
+) -> None:
+    network = tuned(bases[family], family, kind).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter += 0.2 * torch.randn_like(parameter)
+    ids, mask = batch()
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    layers = read_base_facts(family, bases[family]).linear_layers
+    adapter = read_adapter(network, layers)
+    assert adapter is not None
+    with torch.no_grad(), adaptable(network, layers) as shared:
+        features = shared(**inputs, **{name: tensor[None] for name, tensor in adapter.items()})
+        assert keeps_rows_apart(shared, inputs, adapter)
+        plain = shared.base_weights()
+    with torch.no_grad():
+        torch.testing.assert_close(network.head(features), network(**inputs).logits, rtol=0, atol=1e-5)
+    trained = {name for name in adapter if not name.endswith(("lora_A", "lora_B"))}
+    whole = load_native(bases[family], width=3, labels=("a", "b", "c"), head="linear", scale=1.0, dropout=0.0).model
+    head = {name for name in whole.state_dict() if name.startswith(network.head_name)}
+    assert whole.state_dict().keys() == plain.keys() | trained | head
+
+
+def test_a_network_of_which_a_norm_outside_the_encoder_trains_cannot_be_given_an_adapter(
+    bases: dict[str, Path],
+) -> None:
+    network = tuned(bases["modernbert"], "modernbert", "lora")
+    assert read_adapter(network, read_base_facts("modernbert", bases["modernbert"]).linear_layers) is None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ml.artifact.merge import write_merged
 from ml.specs.errors import SpecError
 from ml.training.__main__ import main
 from ml.training.errors import ExitCode
@@ -29,10 +30,15 @@ class Trained:
         self.run = lay_out(folder, rows=rows, **spec)
         self.prepared = prepare(self.run, Placement(base_models={"tiny": base}))
         export_artifact(self.run, self.prepared, fit_run(self.run, self.prepared), dataset_sha256=None)
-        self.is_native = self.prepared.spec.tuning.type == "full"
 
     def placement(self) -> Placement:
-        weights = self.run.artifact if self.is_native else self.base
+        weights = self.base
+        if self.prepared.spec.tuning.type == "full":
+            weights = self.run.artifact
+        elif self.prepared.spec.tuning.type == "lora":
+            weights = self.run.path / "merged"
+            if not weights.exists():
+                write_merged(self.run.artifact, self.run.base, weights)
         # One thread, as in the rest of this process: a run in it sets the number for all that follow.
         return Placement(base_models={"tiny": self.base, "mdl_1": weights}, start=self.run.artifact, threads=1)
 
@@ -51,14 +57,14 @@ def logits(prepared: Prepared) -> torch.Tensor:
     return answers
 
 
-@pytest.mark.parametrize("tuning", ["full", "frozen"])
+@pytest.mark.parametrize("tuning", ["full", "frozen", "lora"])
 def test_before_its_first_step_it_answers_as_it_did(tuning: str, tmp_path: Path, tiny_base: Path) -> None:
     trained = Trained(tmp_path / "first", tiny_base, tuning=tuning)
     _, prepared = trained.continued(tmp_path / "second", tuning=tuning)
     torch.testing.assert_close(logits(prepared), logits(trained.prepared), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tuning", ["full", "frozen"])
+@pytest.mark.parametrize("tuning", ["full", "frozen", "lora"])
 def test_rows_of_the_head_follow_their_labels_and_new_labels_get_new_ones(
     tuning: str, tmp_path: Path, tiny_base: Path
 ) -> None:

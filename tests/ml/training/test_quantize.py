@@ -19,7 +19,7 @@ from ml.training.quantize import (
     _drawn_rows,
     _look,
     _most_sensitive_first,
-    choose_encoder_format,
+    choose_shared_format,
     write_served_format,
 )
 from tests.ml.conftest import Exported
@@ -93,8 +93,9 @@ def judge_head(
     """How a head is served over the encoder that it shares."""
     prepared = exported.prepared
     exact = OnnxClassifier(exported.artifact, exported.run.base, OnnxBackend(exported.run.base / ONNX, 1))
-    return choose_encoder_format(
-        *(exported.run.base, read or exact.read, prepared, exported.fitted.task, prepared_probe(prepared), texts)
+    exact.read = read or exact.read  # type: ignore[method-assign]
+    return choose_shared_format(
+        *(exported.run.base, exact, prepared, exported.fitted.task, prepared_probe(prepared), texts)
     )
 
 

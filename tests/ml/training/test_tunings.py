@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from ml.artifact.description import ONNX, read_description
+from ml.artifact.merge import write_merged
 from ml.inference.backends import OnnxBackend
 from ml.inference.classifier import OnnxClassifier
 from ml.training.errors import StoppedError
@@ -84,6 +85,10 @@ class Trained:
     losses: tuple[float, float]  # of all rows, without dropout, before and after
     answers: NDArray[np.float32]  # of the network as it was trained
 
+    @property
+    def is_adapted(self) -> bool:
+        return read_description(self.run.artifact).is_adapted
+
 
 class Trainer:
     """Trains each kind once."""
@@ -146,25 +151,33 @@ def test_what_it_names_and_the_head_change_and_nothing_else(trainer: Trainer, ki
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_served_answers_as_the_network_did_that_was_trained(trainer: Trainer, kind: str) -> None:
     trained = trainer(kind)
-    served = OnnxClassifier(trained.run.artifact, trained.run.artifact, OnnxBackend(trained.run.artifact / ONNX, 1))
+    runtime = trained.run.base if trained.is_adapted else trained.run.artifact
+    served = OnnxClassifier(trained.run.artifact, runtime, OnnxBackend(runtime / ONNX, 1))
     answers = served.logits(served.tokenize(TEXTS))
     assert np.ptp(trained.answers, axis=0).min() > 0.1  # not the same to every text
     np.testing.assert_allclose(answers, trained.answers, rtol=0, atol=1e-4)
 
 
+def test_what_is_of_low_rank_shares_the_network_of_its_base(trainer: Trainer) -> None:
+    assert {kind for kind in MERGED if trainer(kind).is_adapted} == {"lora", "adalora"}
+
+
 @pytest.mark.parametrize("kind", MERGED)
-def test_transformers_loads_what_was_trained(trainer: Trainer, kind: str, tiny_base: Path) -> None:
+def test_transformers_loads_what_was_trained(trainer: Trainer, kind: str, tiny_base: Path, tmp_path: Path) -> None:
     trained = trainer(kind)
-    assert read_description(trained.run.artifact).loads_in_transformers
+    folder = trained.run.artifact
+    assert read_description(folder).loads_in_transformers
+    if trained.is_adapted:
+        folder = write_merged(folder, trained.run.base, tmp_path / "merged")
     model, loading = AutoModelForSequenceClassification.from_pretrained(
-        trained.run.artifact, local_files_only=True, output_loading_info=True
+        folder, local_files_only=True, output_loading_info=True
     )
     assert not any(loading[keys] for keys in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokens = trained.prepared.tokens.like(trained.prepared.base, TEXTS, 32)
     with torch.no_grad():
         answers = model.eval()(**tokens.inputs_of(np.arange(len(TEXTS)))).logits.numpy()
     np.testing.assert_allclose(answers, trained.answers, rtol=0, atol=1e-4)
-    base, saved = load_file(tiny_base / "model.safetensors"), load_file(trained.run.artifact / "model.safetensors")
+    base, saved = load_file(tiny_base / "model.safetensors"), load_file(folder / "model.safetensors")
     expected = re.compile(rf"{KINDS[kind].changes}|pooler\.")
     changed = {name for name, tensor in base.items() if not torch.equal(tensor, saved[f"bert.{name}"])}
     named = {name for name in base if expected.search(name)}
