@@ -200,7 +200,7 @@ class JobService:
         """Let a paused job go on from its newest checkpoint; withdraw a pause that has not been carried out."""
         with self._database.write() as session:
             row = self._find(session, project_id, job_id, is_locked=True)
-            if repository.queue_again(session, job_id):
+            if repository.queue_again(session, job_id, now=self._database.now):
                 repository.append_events(session, job_id, [status_event("resumed", "waiting for a worker again")])
             elif row.wanted != "pause" or not repository.wish(session, job_id, None):
                 raise _illegal(row, "resumed")
@@ -348,6 +348,7 @@ class JobService:
                 )
 
     def _new_row(self, caller: Caller, kind: JobKind, spec: AnySpec, warnings: Sequence[str]) -> JobRow:
+        now = time.time()
         queues = {**dict.fromkeys(SHORT_KINDS, SHORT_QUEUE), **dict.fromkeys(BULK_KINDS, BULK_QUEUE)}
         return JobRow(
             id=new_id("job"),
@@ -367,7 +368,8 @@ class JobService:
             event_sequence=0,
             progress={},
             metrics={},
-            created_at=time.time(),
+            queued_at=now,
+            created_at=now,
         )
 
     def _find(self, session: Session, project_id: str, job_id: str, *, is_locked: bool = False) -> JobRow:
