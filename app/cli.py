@@ -343,11 +343,16 @@ def _migrate(settings: "Settings") -> None:
 def _serve(role: str, home: Path | None, port: int | None) -> None:
     from app.logs import configure_logging
     from app.supervisor import tie_to_supervisor
+    from app.tracing import TracingUnavailableError, configure_tracing
 
     # SIGKILL, since a graceful end waits for open connections.
     tie_to_supervisor(signal.SIGKILL)
     settings = _load_settings(home, port)
     configure_logging(settings)
+    try:
+        configure_tracing(settings, role)
+    except TracingUnavailableError as error:
+        _fail(str(error))
 
     with _opened(settings):
         pass
@@ -368,6 +373,7 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
         access_log=False,
         # The root logger is configured above; uvicorn's own settings would print its lines in another form.
         log_config=None,
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
     )

@@ -131,6 +131,8 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        # The spans of requests alone (app/tracing.py): /metrics has the metrics, and its logs hold messages of faults.
+        telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
         responses={code: {"model": ErrorBody} for code in (401, 404, 422)},
     )
     app.state.services = services

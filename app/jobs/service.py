@@ -28,6 +28,7 @@ from app.keys.service import Caller
 from app.models import repository as models
 from app.models.service import ModelService
 from app.queue import JobQueue
+from app.tracing import current_traceparent, describe_job
 from ml.bulk.checks import check_pairs, select_rows
 from ml.bulk.checks import needed_headers as headers_to_measure
 from ml.bulk.report import ERRORS, FileReport
@@ -96,6 +97,7 @@ class JobService:
 
         stored = create_once(self._database, JobRow, idempotency, insert)
         crash_point("job.after_commit")
+        describe_job(stored.id)
         if stored.id == row.id:
             self._queue.wake(stored.queue)
         crash_point("job.after_wake")
@@ -368,6 +370,7 @@ class JobService:
             event_sequence=0,
             progress={},
             metrics={},
+            traceparent=current_traceparent(),
             queued_at=now,
             created_at=now,
         )

@@ -17,6 +17,7 @@ from app.http.metrics import Metrics
 from app.keys.service import Caller, KeyService
 from app.predictions.schemas import PredictionRequest
 from app.predictions.service import PredictionService
+from app.tracing import describe_route
 
 PATH = "/v1/predictions"
 
@@ -47,6 +48,7 @@ class PredictionShortcut:
             await self.app(scope, receive, send)
             return
         scope["route_path"] = PATH  # where no router will say so
+        describe_route("POST", PATH)
         try:
             if (caller := self._caller(scope["headers"])) is None:
                 await self._hand_on(scope, receive, send)
