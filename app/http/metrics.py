@@ -96,6 +96,7 @@ class Metrics:
         """Tell of these what is so whenever somebody asks."""
         gauges = (
             ("minimand_texts_waiting", "Texts that wait for their model.", lambda: predictions.waiting),
+            ("minimand_texts_waiting_limit", "Texts that may wait.", lambda: predictions.max_waiting_texts),
             ("minimand_models_loaded", "Models in memory.", lambda: len(cache)),
             ("minimand_models_bytes", "About the memory that these models hold.", lambda: cache.bytes),
             (
