@@ -218,12 +218,6 @@ def show_settings(home: Path | None) -> None:
         click.echo("  ".join([*padded, row[3]]))
 
 
-def redact_url(text: str) -> str:
-    """The text with the passwords of any URL in it hidden; where that is unclear, more than the password is."""
-    without_userinfo = re.sub(r"(://[^:/@\s]*):[^\s]*@", r"\1:***@", text)
-    return re.sub(r"(?i)([?&;][^=&\s]*(?:pass|secret|token|key)[^=&\s]*)=[^&\s]*", r"\1=***", without_userinfo)
-
-
 def _load_settings(home: Path | None = None, port: int | None = None) -> "Settings":
     """Settings from the environment; an option overrides its variable, for this process and for all it starts."""
     from pydantic import ValidationError
@@ -259,6 +253,8 @@ def _variable(field_name: str) -> str:
 
 
 def _shown(value: object) -> str:
+    from app.logs import redact_url
+
     if value is None:
         return "-"
     return redact_url(f"{value:g}" if isinstance(value, float) else str(value))
