@@ -13,7 +13,7 @@ COPY app app
 COPY ml ml
 COPY workers workers
 COPY migrations migrations
-RUN pip install --no-cache-dir '.[postgres,s3]'
+RUN pip install --no-cache-dir '.[postgres,s3,tracing]'
 
 # /data is a container's own home (scratch, and for migrate the admin key); /files is where a shared store is mounted.
 # Both belong to the service's user here, and a new volume takes that over.

@@ -5,7 +5,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test prove-losses prove-tunings faults check format bench bench-uploads bench-first-step bench-losses bench-training bench-training-gpu bench-serving bench-many-models clean
+.PHONY: help setup demo up test prove-losses prove-tunings faults check format bench bench-uploads bench-first-step bench-losses bench-training bench-training-gpu bench-serving bench-many-models bench-control-plane clean
 
 help:            ## Show this help
 	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  +## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,13 +50,16 @@ format: $(SETUP) ## Format and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-uploads bench-first-step bench-serving bench-many-models bench-losses bench-training  ## Run every benchmark
+bench: bench-uploads bench-first-step bench-control-plane bench-serving bench-many-models bench-losses bench-training  ## Run every benchmark
 
 bench-uploads: $(SETUP)  ## Upload speed and memory against the plain parser
 	$(BIN)/python -m benchmarks.uploads
 
 bench-first-step: $(SETUP)  ## From a submitted job to its first step, with and without a spare trainer
 	$(BIN)/python -m benchmarks.first_step
+
+bench-control-plane: $(SETUP)  ## Lists, jobs and claims with 100,000 jobs in the database, against 100, on both databases
+	$(BIN)/python -m benchmarks.control_plane
 
 bench-serving: $(SETUP)  ## Predictions against other servers and onnxruntime alone, by wrk (hours; --quick in the module's help)
 	$(BIN)/python -m benchmarks.serving

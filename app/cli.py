@@ -238,12 +238,6 @@ def show_settings(home: Path | None) -> None:
         click.echo("  ".join([*padded, row[3]]))
 
 
-def redact_url(text: str) -> str:
-    """The text with the passwords of any URL in it hidden; where that is unclear, more than the password is."""
-    without_userinfo = re.sub(r"(://[^:/@\s]*):[^\s]*@", r"\1:***@", text)
-    return re.sub(r"(?i)([?&;][^=&\s]*(?:pass|secret|token|key)[^=&\s]*)=[^&\s]*", r"\1=***", without_userinfo)
-
-
 def _load_settings(home: Path | None = None, port: int | None = None) -> "Settings":
     """Settings from the environment; an option overrides its variable, for this process and for all it starts."""
     from pydantic import ValidationError
@@ -279,6 +273,8 @@ def _variable(field_name: str) -> str:
 
 
 def _shown(value: object) -> str:
+    from app.logs import redact_url
+
     if value is None:
         return "-"
     return redact_url(f"{value:g}" if isinstance(value, float) else str(value))
@@ -504,11 +500,16 @@ def _migrate(settings: "Settings") -> None:
 def _serve(role: str, home: Path | None, port: int | None) -> None:
     from app.logs import configure_logging
     from app.supervisor import tie_to_supervisor
+    from app.tracing import TracingUnavailableError, configure_tracing
 
     # SIGKILL, since a graceful end waits for open connections.
     tie_to_supervisor(signal.SIGKILL)
     settings = _load_settings(home, port)
     configure_logging(settings)
+    try:
+        configure_tracing(settings, role)
+    except TracingUnavailableError as error:
+        _fail(str(error))
 
     with _opened(settings):
         pass
@@ -534,6 +535,7 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
         access_log=False,
         # The root logger is configured above; uvicorn's own settings would print its lines in another form.
         log_config=None,
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
     )

@@ -1,14 +1,19 @@
 """Log records as lines of text or of JSON, each saying what it is about: a job and its fence, or a request.
 
-What a record is about is kept in the context it is logged in, so those who log need not name it.
+What a record is about is kept in the context it is logged in, so those who log need not name it. Passwords in URLs are
+hidden, whoever logs them: drivers put the address of a server that is away into their messages.
 """
 
 import json
 import logging
+import re
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
 from app.settings import Settings
+
+_USERINFO = re.compile(r"(://[^:/@\s]*):[^\s]*@")
+_SECRET_PARAMETER = re.compile(r"(?i)([?&;][^=&\s]*(?:pass|secret|token|key)[^=&\s]*)=[^&\s]*")
 
 Fields = dict[str, str | int]
 
@@ -40,7 +45,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, and below it the traceback of an exception."""
         record.about = "".join(f" {name}={value}" for name, value in _about.get({}).items())
-        return super().format(record)
+        return redact_url(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -52,9 +57,14 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redact_url(record.getMessage()),
             **_about.get({}),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = redact_url(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
+
+
+def redact_url(text: str) -> str:
+    """The text with the passwords of any URL in it hidden; where that is unclear, more than the password is."""
+    return _SECRET_PARAMETER.sub(r"\1=***", _USERINFO.sub(r"\1:***@", text))

@@ -13,6 +13,7 @@ from app.audit.routes import router as audit_routes
 from app.audit.service import AuditService
 from app.base_models.routes import router as base_model_routes
 from app.base_models.service import BaseModelService
+from app.census import Censuses
 from app.datasets.routes import router as dataset_routes
 from app.datasets.service import DatasetService
 from app.db.session import Database
@@ -20,11 +21,13 @@ from app.http.body_limit import BodyLimitMiddleware
 from app.http.connection_limit import ConnectionLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
+from app.http.health import look_at_parts
 from app.http.health import router as health_routes
 from app.http.limits import RateLimitMiddleware
 from app.http.metrics import Metrics
 from app.http.metrics import router as metrics_routes
 from app.http.request_id import RequestIdMiddleware
+from app.http.request_metrics import RequestMetricsMiddleware
 from app.http.services import Services
 from app.http.slow_clients import end_slow_clients
 from app.jobs.bulk_routes import evaluations, prediction_batches
@@ -53,6 +56,8 @@ from app.storage import FileStore
 from ml.cores import usable_cores
 from ml.inference.cache import ModelCache
 
+VERSION = "0.1.0"
+
 
 def build_services(settings: Settings) -> Services:
     """Everything a serving process is made of."""
@@ -65,7 +70,7 @@ def build_services(settings: Settings) -> Services:
     threads = settings.inference_threads or usable_cores()
     cache = ModelCache(settings.model_cache_bytes, threads)
     served = ServedModels(models, cache, settings.preload)
-    metrics = Metrics()
+    metrics = Metrics(VERSION)
     predictions = PredictionService(
         served,
         threads=threads,
@@ -73,7 +78,7 @@ def build_services(settings: Settings) -> Services:
         answer_cache_bytes=settings.answer_cache_bytes,
         observer=metrics,
     )
-    metrics.watch(predictions, cache)
+    metrics.watch(predictions, cache, served)
     queue = JobQueue(settings.broker_url)
     return Services(
         settings=settings,
@@ -108,7 +113,9 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     """The web application. role: api for everything, inference for predictions alone."""
     services = build_services(settings)
     rounds: list[Periodic] = [Watch(services.served), KeyUses(services.keys)]
+    services.metrics.watch_parts(lambda: look_at_parts(services))
     if role == "api":
+        services.metrics.watch_rows(Censuses(services.database, settings).newest)
         retention = Retention(services.database, services.store, settings)
         rounds += [
             Reconciler(services.database, services.queue, settings),
@@ -138,12 +145,14 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
 
     app = FastAPI(
         title="Minimand",
-        version="0.1.0",
+        version=VERSION,
         description=DESCRIPTION,
         openapi_tags=TAGS,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        # The spans of requests alone (app/tracing.py): /metrics has the metrics, and its logs hold messages of faults.
+        telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
         responses={code: {"model": ErrorBody} for code in (401, 403, 404, 422, 429)},
     )
     app.state.services = services
@@ -159,6 +168,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         max_body_bytes=settings.max_body_bytes,
     )
     app.add_middleware(ConnectionLimitMiddleware)
+    app.add_middleware(RequestMetricsMiddleware, metrics=services.metrics)
     app.add_middleware(RequestIdMiddleware)  # added last, and so the outermost
     install_error_handlers(app)
     install_docs(app)

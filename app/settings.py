@@ -132,6 +132,17 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or a JSON object a line.")
 
+    tracing_url: str | None = Field(
+        None,
+        description="OTLP over HTTP, e.g. http://collector:4318: spans of requests and of runs go there. Needs the "
+        "`tracing` extra; OTEL_* variables set the rest.",
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1",
+        description="Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed, by commas; * for "
+        "all, where nothing but a proxy can reach the port.",
+    )
+
     environment: Literal["production", "test"] = Field(
         "production", description="`test` allows what only tests of faults need: MINIMAND_CRASH_FILE."
     )

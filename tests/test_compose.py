@@ -189,7 +189,7 @@ def test_the_health_check_asks_for_healthz(answering_path: str, status: int) -> 
 def test_torch_is_installed_before_the_project_and_from_another_index_only_if_one_is_given() -> None:
     first, second = [command for command in _all_of("RUN") if "pip install" in command]
     assert first == 'pip install --no-cache-dir ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH"'
-    assert second == "pip install --no-cache-dir '.[postgres,s3]'"
+    assert second == "pip install --no-cache-dir '.[postgres,s3,tracing]'"
     assert "TORCH_INDEX_URL=" in _all_of("ARG")
 
 

@@ -12,6 +12,7 @@ from app.queue import JobQueue
 from app.retention import Retention, Sweeper
 from app.settings import Settings
 from app.storage import FileStore
+from app.tracing import TracingUnavailableError, configure_tracing
 from workers.celery_app import make_worker_app, serve
 from workers.devices import BULK_SLOT, SHORT_SLOT, plan_slots, visible_gpus
 from workers.runner import Runner
@@ -27,6 +28,11 @@ def main() -> int:
     configure_logging(settings)
     if settings.broker_url is None:
         sys.stderr.write("A worker needs a broker: set MINIMAND_BROKER_URL, or start everything with `minimand up`.\n")
+        return 1
+    try:
+        configure_tracing(settings, "worker")
+    except TracingUnavailableError as error:
+        sys.stderr.write(f"{error}\n")
         return 1
     database = Database(settings.resolved_database_url)
     try:

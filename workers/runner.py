@@ -29,6 +29,7 @@ from app.jobs import repository
 from app.jobs.repository import Claim, Event, LostClaimError, Released, Why, status_event
 from app.settings import Settings
 from app.storage import FileStore
+from app.tracing import note_checkpoint, note_outcome, run_span
 from ml.artifact.description import read_description
 from ml.artifact.manifest import DamagedFolderError, folder_bytes, manifest_sha256, verify_folder
 from ml.crash_points import crash_point
@@ -143,7 +144,17 @@ class _Run:
 
     def run_child(self, stopping: threading.Event) -> Released | None:
         """From a claimed row to an end, or back to the queue."""
-        job = self.prepare()
+        with self.database.read() as session:
+            job = repository.get_claimed(session, self.claim)
+        with run_span(job):
+            released = self.run_trainer(job, stopping)
+            if released is not None:
+                note_outcome(released.status)
+            return released
+
+    def run_trainer(self, job: JobRow, stopping: threading.Event) -> Released | None:
+        """From an empty run directory to what its trainer came to."""
+        self.prepare(job)
         crash_point("run.after_prepare")
         trainer = self.spares.start_trainer(self.folder, self.environment)
         try:
@@ -181,15 +192,13 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------------- before
 
-    def prepare(self) -> JobRow:
+    def prepare(self, job: JobRow) -> None:
         """Make room, and lay out the run directory."""
         with self.database.read() as session:
-            job = repository.get_claimed(session, self.claim)
             checkpoints = repository.newest_checkpoints(session, job.id)
         self.started_at = job.started_at or self.started_at
         self.sweep({checkpoint.folder for checkpoint in checkpoints})
         self.checkpoint_ids = Layout(self.database, self.store, self.settings).lay_out(job, checkpoints, self.folder)
-        return job
 
     def sweep(self, kept: set[str]) -> None:
         """Remove from the store what a worker that was killed under an earlier claim left there, and no row names."""
@@ -335,6 +344,7 @@ class _Run:
             return
         crash_point("checkpoint.after_commit")
         self.checkpoint_ids[name] = checkpoint_id
+        note_checkpoint(checkpoint_id, data["step"])
         self.forget_old_checkpoints()
 
     def forget_old_checkpoints(self) -> None:
@@ -398,6 +408,7 @@ class _Run:
                 self.store.delete(key)
                 raise
         crash_point("model.after_commit")
+        note_outcome("succeeded")
         return None
 
     def store_base(self, folder: Path, name: str) -> str:
@@ -430,6 +441,7 @@ class _Run:
 
         # The files of a claim that was lost are swept, by the next one or as orphans.
         self.persist(finish)
+        note_outcome("succeeded")
         return None
 
     def fail(self, error: dict[str, Any]) -> None:
@@ -441,6 +453,7 @@ class _Run:
             repository.append_events(session, self.claim.job_id, [event])
 
         self.persist(finish)
+        note_outcome("failed")
 
     def release(self, *, charge: bool, why: Why) -> Released | None:
         """Give the job back."""

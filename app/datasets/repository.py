@@ -4,7 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.tables import DatasetRow
-from app.http.pagination import PageRequest, fetch_page
+from app.http.pagination import PageRequest, fetch_page_of
 
 
 def find(session: Session, project_id: str, dataset_id: str) -> DatasetRow | None:
@@ -27,4 +27,4 @@ def find_for_update(session: Session, project_id: str, dataset_id: str) -> Datas
 def list_page(session: Session, project_id: str, request: PageRequest) -> tuple[list[DatasetRow], bool]:
     """One page of the project's datasets, and whether more follow."""
     query = select(DatasetRow).where(DatasetRow.project_id == project_id)
-    return fetch_page(session, query, DatasetRow.id, request)
+    return fetch_page_of(session, query, DatasetRow, DatasetRow.id, request)

@@ -9,6 +9,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
+    Connection,
     Double,
     ForeignKey,
     Index,
@@ -17,6 +18,8 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    event,
+    insert,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -94,9 +97,10 @@ class DatasetRow(IdempotentMixin, Base):
     """A dataset: a Parquet file in the store, and what parsing found in it."""
 
     __tablename__ = "datasets"
+    __table_args__ = (Index("ix_datasets_page", "project_id", "id"), Index("ix_datasets_bytes", "bytes"))
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
     file: Mapped[str]  # key in the store
     sha256: Mapped[str]
@@ -113,8 +117,15 @@ class JobRow(IdempotentMixin, Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_claim", "status", "queue", "id"),
+        Index("ix_jobs_claim", "status", "queue", "created_at", "id"),
         Index("ix_jobs_lease", "status", "lease_until"),
+        # Pages are read in the order of an index, from the cursor on: their time does not grow with the table.
+        Index("ix_jobs_page", "project_id", "kind", "id"),
+        Index("ix_jobs_page_of_status", "project_id", "kind", "status", "id"),
+        Index("ix_jobs_page_of_dataset", "project_id", "dataset_id", "kind", "id"),
+        # What /metrics counts, from the index alone.
+        Index("ix_jobs_counted", "kind", "status", "fence", "attempts"),
+        Index("ix_jobs_waiting", "status", "queue", "queued_at"),
         # A checkpoint is published once; one that failed may be tried again.
         Index(
             "uq_jobs_checkpoint_id",
@@ -126,11 +137,11 @@ class JobRow(IdempotentMixin, Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     kind: Mapped[str]
     queue: Mapped[str]
     name: Mapped[str]
-    dataset_id: Mapped[str] = mapped_column(index=True)
+    dataset_id: Mapped[str]
     spec: Mapped[Json]
     warnings: Mapped[list[str]] = mapped_column(JSON)
     extra: Mapped[Json] = mapped_column("metadata")
@@ -139,6 +150,8 @@ class JobRow(IdempotentMixin, Base):
     checkpoint_id: Mapped[str | None]
     parent_id: Mapped[str | None]
 
+    traceparent: Mapped[str | None]  # of the request that submitted it, as in the header: its runs join that trace
+    queued_at: Mapped[float]  # when it last began to wait for a worker
     status: Mapped[str]  # queued, running, paused, succeeded, failed, cancelled
     wanted: Mapped[str | None]  # cancel or pause, while running
     fence: Mapped[int] = mapped_column(Integer)  # how often it was claimed: an older claim can write nothing
@@ -201,6 +214,7 @@ class CheckpointRow(Base):
     """A checkpoint whose files are in the store and verified."""
 
     __tablename__ = "checkpoints"
+    __table_args__ = (Index("ix_checkpoints_bytes", "bytes"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
@@ -218,9 +232,10 @@ class ModelRow(Base):
     """A model: an artifact in the store."""
 
     __tablename__ = "models"
+    __table_args__ = (Index("ix_models_page", "project_id", "id"), Index("ix_models_bytes", "bytes"))
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     job_id: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str]
     folder: Mapped[str]
@@ -257,3 +272,39 @@ class AliasChangeRow(Base):
     model_id: Mapped[str | None]  # none: the alias was deleted
     key_id: Mapped[str]
     created_at: Mapped[float]
+
+
+class JobMetadataRow(Base):
+    """One pair of a job's metadata, by which lists are filtered. The key is in the order of a page."""
+
+    __tablename__ = "job_metadata"
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class ModelMetadataRow(Base):
+    """The same of a model."""
+
+    __tablename__ = "model_metadata"
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+@event.listens_for(JobRow, "after_insert")
+@event.listens_for(ModelRow, "after_insert")
+def _write_pairs(_mapper: object, connection: Connection, row: JobRow | ModelRow) -> None:
+    """A row's pairs are written with it, whoever adds it."""
+    if not row.extra:
+        return
+    pairs = [{"project_id": row.project_id, "key": key, "value": row.extra[key], "id": row.id} for key in row.extra]
+    if isinstance(row, JobRow):
+        connection.execute(insert(JobMetadataRow), [{"kind": row.kind, **pair} for pair in pairs])
+    else:
+        connection.execute(insert(ModelMetadataRow), pairs)

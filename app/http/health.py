@@ -54,15 +54,7 @@ def readyz(services: Wired, response: Response) -> Readiness:
     Another part that is unwell makes the status `degraded`, with 200: without a broker a job waits for a worker's next
     look, without a worker until there is one.
     """
-    queues = _served_queues(services)
-    parts = Parts(
-        database="unreachable" if queues is None else "ok",
-        storage="ok" if services.store.is_writable() else "unreachable",
-        broker=services.queue.health(),
-        worker="unknown" if queues is None else "ok" if services.settings.training_queue in queues else "none",
-        models=services.served.preload,
-        disk="ok" if _free_bytes(services.settings.home) >= services.settings.min_free_bytes else "low",
-    )
+    parts = look_at_parts(services)
     if "unreachable" in (parts.database, parts.storage):
         response.status_code = 503
         return Readiness(status="unwell", parts=parts)
@@ -71,6 +63,19 @@ def readyz(services: Wired, response: Response) -> Readiness:
         return Readiness(status="starting", parts=parts)
     is_well = parts.broker != "unreachable" and (parts.worker, parts.models, parts.disk) == ("ok", "ok", "ok")
     return Readiness(status="ok" if is_well else "degraded", parts=parts)
+
+
+def look_at_parts(services: Services) -> Parts:
+    """How each part is, as far as this process can tell."""
+    queues = _served_queues(services)
+    return Parts(
+        database="unreachable" if queues is None else "ok",
+        storage="ok" if services.store.is_writable() else "unreachable",
+        broker=services.queue.health(),
+        worker="unknown" if queues is None else "ok" if services.settings.training_queue in queues else "none",
+        models=services.served.preload,
+        disk="ok" if _free_bytes(services.settings.home) >= services.settings.min_free_bytes else "low",
+    )
 
 
 def _served_queues(services: Services) -> set[str] | None:

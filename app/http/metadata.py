@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
+from app.db.tables import JobMetadataRow, JobRow, ModelMetadataRow, ModelRow
 from ml.specs.job import Metadata
 
-__all__ = ["Metadata", "MetadataFilter", "where_metadata"]
+__all__ = ["Metadata", "MetadataFilter", "join_metadata"]
 
 _PREFIX = "metadata["
 
@@ -28,15 +29,21 @@ def _metadata_filter(request: Request) -> dict[str, str]:
 MetadataFilter = Annotated[dict[str, str], Depends(_metadata_filter)]
 
 
-def where_metadata(
-    session: Session, query: Select[Any], column: InstrumentedAttribute[Any], metadata: Mapping[str, str]
-) -> Select[Any]:
-    """The rows whose metadata hold all these pairs."""
-    for key, value in metadata.items():
-        if session.get_bind().dialect.name == "sqlite":
-            # Not a JSON path, in which SQLite cannot name a key with a quote, a backslash or an escaped letter.
-            pair = func.json_each(column).table_valued("key", "value")
-            query = query.where(select(1).where(pair.c.key == key, pair.c.value == value).exists())
-        else:
-            query = query.where(column[key].as_string() == value)
-    return query
+Pairs = type[JobMetadataRow] | type[ModelMetadataRow]
+
+
+def join_metadata(
+    query: Select[Any], row: type[JobRow] | type[ModelRow], pairs: Pairs, metadata: Mapping[str, str], **scope: str
+) -> tuple[Select[Any], InstrumentedAttribute[str]]:
+    """The rows whose metadata hold all these pairs, and the id to page by: it is in the order of the pairs' index.
+
+    scope: columns that the pairs and their rows share.
+    """
+    key = row.id
+    for name, value in metadata.items():
+        pair = aliased(pairs)
+        same = {**scope, "key": name, "value": value}
+        query = query.join(pair, pair.id == row.id)
+        query = query.where(*(getattr(pair, column) == wanted for column, wanted in same.items()))
+        key = pair.id
+    return query, key

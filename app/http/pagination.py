@@ -4,10 +4,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query
 from pydantic import BaseModel
-from sqlalchemy import Select
+from sqlalchemy import Select, UnaryExpression, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from app.db.tables import DatasetRow, JobRow, ModelRow
+
 Item = TypeVar("Item", bound=BaseModel)
+Row = TypeVar("Row", DatasetRow, JobRow, ModelRow)
 Order = Literal["asc", "desc"]
 
 
@@ -66,6 +69,22 @@ def fetch_page(
     cursor = request.after if after is None else after
     if cursor is not None:
         query = query.where(key > cursor if request.order == "asc" else key < cursor)
-    query = query.order_by(key.asc() if request.order == "asc" else key.desc()).limit(request.limit + 1)
-    rows = list(session.scalars(query))
+    rows = list(session.scalars(query.order_by(_ordered(key, request)).limit(request.limit + 1)))
     return rows[: request.limit], len(rows) > request.limit
+
+
+def fetch_page_of(
+    session: Session, query: Select[Any], row: type[Row], key: InstrumentedAttribute[str], request: PageRequest
+) -> tuple[list[Row], bool]:
+    """The same of a large table. key: its id, or that of an index table that is joined.
+
+    The ids come first, from an index that holds all that the query asks. For whole rows PostgreSQL walks the table in
+    the order of its ids where many rows seem to fit, and walks long where the newest ones don't.
+    """
+    ids, has_more = fetch_page(session, query.with_only_columns(key), key, request)
+    rows = session.scalars(select(row).where(row.id.in_(ids)).order_by(_ordered(row.id, request)))
+    return list(rows), has_more
+
+
+def _ordered(key: InstrumentedAttribute[Any], request: PageRequest) -> UnaryExpression[Any]:
+    return key.asc() if request.order == "asc" else key.desc()

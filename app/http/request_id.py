@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.ids import new_id
 from app.logs import log_about
+from app.tracing import describe_request
 
 _ACCEPTABLE = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -26,6 +27,7 @@ class RequestIdMiddleware:
         request_id = given.decode() if _ACCEPTABLE.fullmatch(given) else new_id("req")
         scope["request_id"] = request_id
         log_about(request_id=request_id)  # until the request's task ends
+        describe_request(request_id, has_query=bool(scope["query_string"]))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -29,18 +29,21 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow, WorkerRow
-from app.http.metadata import where_metadata
-from app.http.pagination import PageRequest, fetch_page
+from app.db.tables import CheckpointRow, EventRow, JobMetadataRow, JobRow, MetricRow, WorkerRow
+from app.http.metadata import join_metadata
+from app.http.pagination import PageRequest, fetch_page, fetch_page_of
 from app.jobs.setups import models_of, setup_of
 from app.jobs.states import ENDED, LIVE, Cause, Wish
 
 Now = ColumnElement[float] | float
 
+# Not the id alone, which says the same: by that PostgreSQL would walk the table from its oldest row, which has ended.
+_AGE = (JobRow.created_at, JobRow.id)
 _NEWEST_FIRST = (CheckpointRow.step.desc(), CheckpointRow.id.desc())
 _BEING_PUBLISHED = select(JobRow.checkpoint_id).where(JobRow.checkpoint_id.is_not(None), JobRow.status.in_(LIVE))
 
 SPEED_JOBS = 10  # so many trainings say how fast the next will be
+_SPEED_LOOK_BACK = 200  # the newest of all, among which they are looked for
 
 
 class LostClaimError(Exception):
@@ -90,33 +93,33 @@ def claim_next(
     session: Session, *, queues: Sequence[str], kinds: Sequence[str], owner: str, lease: float, now: Now
 ) -> Claim | None:
     """Take the oldest eligible job of these queues; None when there is none."""
-    oldest = (
-        select(JobRow.id)
-        .where(JobRow.status == "queued", JobRow.wanted.is_(None), JobRow.queue.in_(queues), JobRow.kind.in_(kinds))
-        .order_by(JobRow.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    row = session.execute(
-        update(JobRow)
-        .where(JobRow.id == oldest)
-        .values(
-            status="running",
-            fence=JobRow.fence + 1,
-            owner=owner,
-            lease_until=now + lease,
-            has_progressed=False,
-            events_offset=0,
-            started_at=func.coalesce(JobRow.started_at, now),
-        )
-        .returning(JobRow.id, JobRow.fence)
-    ).first()
-    if row is None:
-        return None
-    claim = Claim(row.id, row.fence)
-    append_events(session, claim.job_id, [status_event("claimed", f"claimed by {owner}", fence=claim.fence)])
-    return claim
+    is_eligible = (JobRow.status == "queued", JobRow.wanted.is_(None), JobRow.kind.in_(kinds))
+    # An index has the jobs of a queue in order, but not those of several.
+    firsts = [select(JobRow.id).where(JobRow.queue == queue, *is_eligible).order_by(*_AGE).limit(1) for queue in queues]
+    if len(firsts) > 1:
+        by_id = {job_id: first for first in firsts if (job_id := session.scalar(first)) is not None}
+        firsts = [by_id[job_id] for job_id in sorted(by_id)]
+    for first in firsts:
+        oldest = first.with_for_update(skip_locked=True).scalar_subquery()
+        row = session.execute(
+            update(JobRow)
+            .where(JobRow.id == oldest)
+            .values(
+                status="running",
+                fence=JobRow.fence + 1,
+                owner=owner,
+                lease_until=now + lease,
+                has_progressed=False,
+                events_offset=0,
+                started_at=func.coalesce(JobRow.started_at, now),
+            )
+            .returning(JobRow.id, JobRow.fence)
+        ).first()
+        if row is not None:
+            claim = Claim(row.id, row.fence)
+            append_events(session, claim.job_id, [status_event("claimed", f"claimed by {owner}", fence=claim.fence)])
+            return claim
+    return None
 
 
 def renew_lease(session: Session, claim: Claim, *, lease: float, now: Now) -> Wish | None:
@@ -187,8 +190,12 @@ def forget_absent_workers(session: Session, *, seen_before: Now) -> None:
 
 def served_queues(session: Session, *, seen_since: Now) -> set[str]:
     """The queues that living workers claim from."""
-    found = session.scalars(select(WorkerRow.queues).where(WorkerRow.seen_at >= seen_since))
-    return {queue for queues in found for queue in queues}
+    return {queue for queues in worker_queues(session, seen_since=seen_since) for queue in queues}
+
+
+def worker_queues(session: Session, *, seen_since: Now) -> list[list[str]]:
+    """Of each living worker, the queues it claims from."""
+    return list(session.scalars(select(WorkerRow.queues).where(WorkerRow.seen_at >= seen_since)))
 
 
 def _let_go(
@@ -219,6 +226,7 @@ def _let_go(
             ),
             error=case((JobRow.wanted.is_(None) & is_spent, literal(error, JobRow.error.type)), else_=null()),
             finished_at=case((ends, now), else_=null()),
+            queued_at=now,
             owner=None,
             lease_until=None,
             wanted=None,
@@ -274,9 +282,9 @@ def pause_waiting(session: Session, job_id: str) -> bool:
     return _change(session, job_id, ("queued",), status="paused")
 
 
-def queue_again(session: Session, job_id: str) -> bool:
+def queue_again(session: Session, job_id: str, *, now: Now) -> bool:
     """Let a paused job wait for a worker again."""
-    return _change(session, job_id, ("paused",), status="queued")
+    return _change(session, job_id, ("paused",), status="queued", queued_at=now)
 
 
 def wish(session: Session, job_id: str, wanted: Wish | None) -> bool:
@@ -321,12 +329,14 @@ def get_claimed(session: Session, claim: Claim) -> JobRow:
 def list_jobs(
     session: Session, project_id: str, page: PageRequest, *, filters: Mapping[str, str], metadata: Mapping[str, str]
 ) -> tuple[list[JobRow], bool]:
-    """One page of a project's jobs. filters: column → value, and `status` as it is shown."""
+    """One page of a project's jobs. filters: column → value, `kind` among them, and `status` as it is shown."""
     query: Select[Any] = select(JobRow).where(JobRow.project_id == project_id)
     for name, value in filters.items():
         is_status = name == "status"
         query = _where_status(query, value) if is_status else query.where(getattr(JobRow, name) == value)
-    return fetch_page(session, where_metadata(session, query, JobRow.extra, metadata), JobRow.id, page)
+    scope = {"project_id": project_id, "kind": filters["kind"]} if "kind" in filters else {"project_id": project_id}
+    query, key = join_metadata(query, JobRow, JobMetadataRow, metadata, **scope)
+    return fetch_page_of(session, query, JobRow, key, page)
 
 
 def count_live(session: Session, project_id: str) -> int:
@@ -430,14 +440,14 @@ def list_metrics(
 
 def tokens_per_second(session: Session, queue: str, model: str) -> float | None:
     """The median speed of the last trainings of a base model, whosever they are; None where none has succeeded."""
+    done = (JobRow.status == "succeeded", JobRow.queue == queue, JobRow.kind == "training")
+    by_age = (column.desc() for column in _AGE)
+    newest = select(JobRow.id, JobRow.spec).where(*done).order_by(*by_age).limit(_SPEED_LOOK_BACK).subquery()
     alike = (
-        JobRow.kind == "training",
-        JobRow.status == "succeeded",
-        JobRow.queue == queue,
-        JobRow.spec["model"].as_string() == model,
-        JobRow.spec["tuning", "type"].as_string() == "full",  # a frozen encoder reads no token while its head trains
+        newest.c.spec["model"].as_string() == model,
+        newest.c.spec["tuning", "type"].as_string() == "full",  # a frozen encoder reads no token while its head trains
     )
-    last = select(JobRow.id).where(*alike).order_by(JobRow.id.desc()).limit(SPEED_JOBS)
+    last = select(newest.c.id).where(*alike).order_by(newest.c.id.desc()).limit(SPEED_JOBS)
     is_speed = MetricRow.name == "train/tokens_per_second"
     values = session.scalars(select(MetricRow.value).where(is_speed, MetricRow.job_id.in_(last))).all()
     return median(values) if values else None

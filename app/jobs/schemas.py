@@ -23,6 +23,9 @@ class Progress(BaseModel):
     epochs: int | None = None
     eta_seconds: float | None = None
     loss: float | None = Field(None, description="Of the newest step.")
+    step_seconds: float | None = Field(None, description="Mean of the last steps, with what was measured between them.")
+    memory_bytes: int | None = Field(None, description="The most that its trainer held of its device.")
+    device: str | None = Field(None, description="cpu or cuda.")
 
 
 class PublishedFrom(BaseModel):

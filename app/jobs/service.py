@@ -30,6 +30,7 @@ from app.limits.service import LimitService
 from app.models import repository as models
 from app.models.service import ModelService
 from app.queue import JobQueue
+from app.tracing import current_traceparent, describe_job
 from ml.bulk.checks import check_pairs, select_rows
 from ml.bulk.checks import needed_headers as headers_to_measure
 from ml.bulk.report import ERRORS, FileReport
@@ -102,6 +103,7 @@ class JobService:
 
         stored = create_once(self._database, JobRow, idempotency, insert)
         crash_point("job.after_commit")
+        describe_job(stored.id)
         if stored.id == row.id:
             self._queue.wake(stored.queue)
         crash_point("job.after_wake")
@@ -210,7 +212,7 @@ class JobService:
         """Let a paused job go on from its newest checkpoint; withdraw a pause that has not been carried out."""
         with self._database.write() as session:
             row = self._find(session, caller.project_id, job_id, is_locked=True)
-            if repository.queue_again(session, job_id):
+            if repository.queue_again(session, job_id, now=self._database.now):
                 repository.append_events(session, job_id, [status_event("resumed", "waiting for a worker again")])
             elif row.wanted != "pause" or not repository.wish(session, job_id, None):
                 raise _illegal(row, "resumed")
@@ -359,6 +361,7 @@ class JobService:
                 )
 
     def _new_row(self, caller: Caller, kind: JobKind, spec: AnySpec, warnings: Sequence[str]) -> JobRow:
+        now = time.time()
         queues = {**dict.fromkeys(SHORT_KINDS, SHORT_QUEUE), **dict.fromkeys(BULK_KINDS, BULK_QUEUE)}
         return JobRow(
             id=new_id("job"),
@@ -378,7 +381,9 @@ class JobService:
             event_sequence=0,
             progress={},
             metrics={},
-            created_at=time.time(),
+            traceparent=current_traceparent(),
+            queued_at=now,
+            created_at=now,
         )
 
     def _find(self, session: Session, project_id: str, job_id: str, *, is_locked: bool = False) -> JobRow:

@@ -8,7 +8,7 @@ from ml.artifact.description import ADAPTER, DESCRIPTION, HEAD, INT8, ONNX, Desc
 from ml.artifact.join import join_head
 from ml.artifact.merge import merge_graph, merge_weights
 from ml.artifact.tokenizer import load_tokenizer
-from ml.bases import CONFIG, WEIGHTS
+from ml.base_folder import CONFIG, WEIGHTS
 
 _COMPRESSED = {".json", ".txt", ".md"}  # weights don't shrink
 README = "README.md"

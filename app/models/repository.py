@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Select, select, text
 from sqlalchemy.orm import Session
 
-from app.db.tables import AliasRow, ModelRow
-from app.http.metadata import where_metadata
-from app.http.pagination import PageRequest, fetch_page
+from app.db.tables import AliasRow, ModelMetadataRow, ModelRow
+from app.http.metadata import join_metadata
+from app.http.pagination import PageRequest, fetch_page_of
 
 ID_PREFIX = "mdl_"  # by which an id is told from an alias
 _NAMES_AT_ONCE = 500
@@ -73,4 +73,5 @@ def list_models(
 ) -> tuple[list[ModelRow], bool]:
     """One page of a project's models."""
     query: Select[Any] = select(ModelRow).where(ModelRow.project_id == project_id)
-    return fetch_page(session, where_metadata(session, query, ModelRow.extra, metadata), ModelRow.id, page)
+    query, key = join_metadata(query, ModelRow, ModelMetadataRow, metadata, project_id=project_id)
+    return fetch_page_of(session, query, ModelRow, key, page)

@@ -66,6 +66,7 @@ class ServedModels:
         self._ahead: dict[str, Future[OnnxClassifier]] = {}  # loads that no caller waits for, by model id
         self._retry_at: dict[str, float] = {}
         self._preload: dict[str, Preload] = dict.fromkeys(preload, "loading")
+        self.behind = 0  # names in use whose new model is not loaded yet
 
     async def find(self, project_id: str, name: str) -> Served:
         """The model that answers to a name. Raises NotFoundError, and UnavailableError where it cannot be served."""
@@ -115,12 +116,15 @@ class ServedModels:
         held = {key: known.model_id for key, known in seen.items() if known.model_id in self._cache}
         now = self._models.ids_of({*held, *((project, model_id) for (project, _), model_id in held.items())})
         found: dict[Name, Known] = {}
+        behind = 0
         for (project, name), model_id in held.items():
             target = now.get((project, name))
             if target is None or (project, model_id) not in now:
                 continue
             serving = target if target == model_id or self._load_ahead(project, target) else model_id
+            behind += serving != target
             found[project, name] = Known(serving, asked + MEMORY_SECONDS)
+        self.behind = behind
         with self._lock:
             for key, known in seen.items():
                 if changes == self._changes and self._known.get(key) is known:  # else a call has asked meanwhile

@@ -14,6 +14,7 @@ from app.predictions.options import optioned
 from app.predictions.pipeline import Pipeline
 from app.predictions.schemas import MAX_TEXTS, PredictionRequest, TextPair
 from app.predictions.served import ServedModels
+from app.tracing import is_tracing, record_stages
 from ml.artifact.tokenizer import Text
 from ml.inference.answers import AnswerCache
 from ml.inference.scheduler import Answer, ClosedError, FullError, Observer, Scheduler
@@ -35,6 +36,7 @@ class PredictionService:
         observer: Observer | None = None,
     ) -> None:
         """threads: passes that run at one time. answer_cache_bytes: 0 for none. observer: of the passes."""
+        self.max_waiting_texts = max_waiting_texts
         self._served = served
         self._answers = AnswerCache(answer_cache_bytes) if answer_cache_bytes else None
         self._scheduler = Scheduler(max_waiting_texts, threads, observer)
@@ -63,6 +65,11 @@ class PredictionService:
             answer: Answer | None = None
             if missing:
                 answer = await asyncio.wrap_future(self._scheduler.submit(classifier, missing))
+
+        if is_tracing():
+            times = (answer.queue_seconds, answer.pass_seconds) if answer else (0.0, 0.0)
+            stages = {"tokenize": tokenized - begun, "queue": times[0], "inference": times[1]}
+            record_stages(stages, ended=time.perf_counter(), model=served.model_id, texts=len(texts))
 
         def decode() -> list[dict[str, Any]]:
             logits = classifier.read(answer.outputs) if answer else None

@@ -19,6 +19,7 @@ from app.keys.service import KeyService
 from app.limits.service import LimitService
 from app.predictions.schemas import PredictionRequest
 from app.predictions.service import PredictionService
+from app.tracing import describe_route
 
 PATH = "/v1/predictions"
 
@@ -50,6 +51,8 @@ class PredictionShortcut:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
+        scope["route_path"] = PATH  # where no router will say so
+        describe_route("POST", PATH)
         try:
             if (caller := self._caller(scope["headers"])) is None:
                 await self._hand_on(scope, receive, send)

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ml.artifact.description import ADAPTER, HEAD, read_description
-from ml.bases import CONFIG, WEIGHTS
+from ml.base_folder import CONFIG, WEIGHTS
 
 
 def merge_weights(artifact: Path, runtime: Path, target: Path) -> None:

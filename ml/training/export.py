@@ -29,7 +29,7 @@ from ml.artifact.description import (
 )
 from ml.artifact.manifest import publish_folder
 from ml.artifact.tokenizer import load_tokenizer
-from ml.bases import CONFIG
+from ml.base_folder import CONFIG
 from ml.data.tokens import TokenTable
 from ml.inference.backends import OnnxBackend
 from ml.inference.classifier import OnnxClassifier, WrongAnswersError

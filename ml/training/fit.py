@@ -115,7 +115,7 @@ class _Loop:
         self.unread: list[tuple[int, StepReport, Tensor]] = []  # steps, with their gradients' norms
         self.best: dict[str, Tensor] | None = None
         self.saved_at = self.told_at = self.begun_at = time.monotonic()
-        self.begun_step = 0
+        self.begun_step = self.told_step = 0
         self.speed = _Speed()
 
     def _examples(self) -> Examples:
@@ -157,7 +157,7 @@ class _Loop:
         self.position, self.best = load_checkpoint(
             folder, self.network, self.objective, self.optimizer, self.scaler, self.average, self.fingerprint
         )
-        self.begun_step = self.position.step
+        self.begun_step = self.told_step = self.position.step
         if changed := differences(folder, self.fingerprint):
             self.run.tell(
                 "message",
@@ -263,7 +263,8 @@ class _Loop:
             }
             self.run.tell("metrics", f"step {step}: loss {report.loss:.4f}", {"step": step, "values": values})
         if has_progress:
-            self.told_at = now
+            step_seconds = (now - self.told_at) / max(1, step - self.told_step)
+            self.told_at, self.told_step = now, step
             progress = {
                 "step": step,
                 "steps": self.steps,
@@ -271,6 +272,9 @@ class _Loop:
                 "epochs": self.training.epochs,
                 "eta_seconds": round((now - self.begun_at) / (step - self.begun_step) * (self.steps - step), 1),
                 "loss": report.loss,
+                "step_seconds": round(step_seconds, 4),
+                "memory_bytes": self.machine.peak_bytes(),
+                "device": self.machine.device,
             }
             self.run.tell("progress", f"step {step} of {self.steps}", progress)
 

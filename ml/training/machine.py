@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -53,6 +54,12 @@ class Machine:
     def put(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the device. A GPU copies it when it gets there: nobody waits."""
         return tensor if self.device == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def peak_bytes(self) -> int:
+        """The most memory that this process has held: of the GPU, or of the machine."""
+        if self.device == "cuda":
+            return torch.cuda.max_memory_reserved()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def put_each(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same of tensors by name, such as a network's inputs."""

@@ -198,7 +198,7 @@ def test_a_restored_service_is_the_same(kinds: tuple[str, str], request: pytest.
 
 def _check_jobs(house: House, before: dict[str, Any], after: dict[str, Any]) -> None:
     """Those that ran wait again, or are cancelled where that was wanted; the others are as they were."""
-    changed = ("status", "owner", "lease_until", "wanted", "finished_at", "event_sequence")
+    changed = ("status", "owner", "lease_until", "wanted", "queued_at", "finished_at", "event_sequence")
     jobs = {row["id"]: row for row in after["jobs"]}
     for row in before["jobs"]:
         found = jobs[row["id"]]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli import main, redact_url
+from app.cli import main
 from app.keys.service import is_well_formed
+from app.logs import redact_url
 from app.settings import Settings
 
 Run = Callable[..., Result]
@@ -71,6 +72,30 @@ def test_what_cannot_be_done_with_keys_is_said_in_a_line(
     assert result.exit_code == 1
     assert result.output.startswith(said)
     assert result.output.count("\n") == 1
+
+
+def test_forwarded_headers_are_believed_from_the_proxies_of_the_settings(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    def stop_here(*_: object, **named: object) -> None:
+        given.update(named)
+        raise SystemExit
+
+    monkeypatch.setattr("uvicorn.Config", stop_here)
+    assert run("migrate").exit_code == 0
+    run("api", FORWARDED_ALLOW_IPS="*")
+    assert given["forwarded_allow_ips"] == "127.0.0.1,::1"
+    run("api", MINIMAND_TRUSTED_PROXIES="10.0.0.0/8")
+    assert given["forwarded_allow_ips"] == "10.0.0.0/8"
+
+
+def test_where_traces_cannot_be_sent_the_api_does_not_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    said = run("api", MINIMAND_TRACING_URL="http://127.0.0.1:4318")
+    assert said.exit_code == 1
+    assert "minimand[tracing]" in said.output
 
 
 def test_help_lists_every_command(run: Run) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
@@ -64,6 +65,19 @@ def test_an_exception_comes_with_its_traceback(lines: Lines) -> None:
     except KeyError:
         log.exception("a fault")
     assert lines()[0]["exception"].endswith("KeyError: 'gone'")
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_no_line_holds_the_password_of_a_url_wherever_it_came_from(formatter: logging.Formatter) -> None:
+    url = "redis://:canary@host:6379/0"
+    try:
+        raise ConnectionError(f"cannot reach postgresql+psycopg://user:canary@host/db?password=canary, nor {url}")
+    except ConnectionError:
+        record = log.makeRecord(log.name, logging.ERROR, "f", 1, "the broker %s is away", (url,), sys.exc_info())
+    line = formatter.format(record)
+    assert "canary" not in line
+    assert "redis://:***@host:6379/0 is away" in line
+    assert "postgresql+psycopg://user:***@host/db?password=***" in line
 
 
 def test_what_a_record_is_about_ends_with_its_context(lines: Lines) -> None:

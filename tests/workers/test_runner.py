@@ -147,7 +147,7 @@ def test_a_job_that_takes_more_than_one_may_is_asked_to_stop_and_fails(
     trainer = Trainer(folder)
     spares: Any = SimpleNamespace(start_trainer=lambda *_: trainer, refill=lambda *_: None)
     run = _Run(house.database, store, settings, spares, {}, claim, folder)
-    monkeypatch.setattr(run, "prepare", lambda: house.row(claim.job_id))
+    monkeypatch.setattr(run, "prepare", lambda _job: None)
     assert run.run_child(threading.Event()) is None
     row = house.row(claim.job_id)
     assert (row.status, trainer.status) == ("failed", runner.STOPPED)

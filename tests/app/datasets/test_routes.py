@@ -119,6 +119,7 @@ class House:
                 event_sequence=0,
                 progress={},
                 metrics={},
+                queued_at=now,
                 created_at=now,
             )
             session.add(job)

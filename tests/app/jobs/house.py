@@ -53,6 +53,7 @@ class House:
             "event_sequence": 0,
             "progress": {},
             "metrics": {},
+            "queued_at": self.now,
             "created_at": self.now,
         }
         row = JobRow(**{**defaults, **columns})

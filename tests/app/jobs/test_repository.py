@@ -251,7 +251,7 @@ def test_each_wish_changes_the_jobs_it_may_and_no_other(house: House) -> None:
             done = {
                 "cancel": lambda job: house.run(repository.end_waiting, job, now=house.now),
                 "pause": lambda job: house.run(repository.pause_waiting, job),
-                "again": lambda job: house.run(repository.queue_again, job),
+                "again": lambda job: house.run(repository.queue_again, job, now=house.now),
                 "tell": lambda job: house.run(repository.wish, job, "cancel"),
             }[wish](job)
             row = house.row(job)

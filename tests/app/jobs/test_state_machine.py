@@ -146,7 +146,7 @@ class Jobs(RuleBasedStateMachine):
     def resume(self, job: str) -> None:
         """A pause that was not carried out is withdrawn."""
         expected = self.expected[job]
-        queued = self.house.run(repository.queue_again, job)
+        queued = self.house.run(repository.queue_again, job, now=self.house.now)
         assert queued == (expected.status == "paused")
         if queued:
             expected.status = "queued"

@@ -236,12 +236,14 @@ def test_another_process_that_cannot_load_the_new_model_goes_on_with_the_old_one
         time.sleep(0.01)
     assert replica.ask(name) == (200, old)
     assert caplog.text.count(f"model {new} cannot be loaded") == 1
+    assert replica.served.behind == 1
     file.write_text(whole)
     monkeypatch.setitem(replica.served._retry_at, new, 0.0)
     replica.served.refresh()
     wait_until(lambda: new in replica.served._cache, 10)
     replica.served.refresh()
     assert replica.ask(name) == (200, new)
+    assert replica.served.behind == 0
 
 
 def test_what_a_call_has_found_out_meanwhile_is_not_overwritten_by_an_older_look(

@@ -76,7 +76,7 @@ def call(*parts: bytes, **scope: Any) -> tuple[list[dict[str, Any]], bytes | Non
         keys=Keys(),  # type: ignore[arg-type]
         predictions=Predictions(),  # type: ignore[arg-type]
         limits=LimitService(RateBuckets(None), Limits()),
-        metrics=Metrics(),
+        metrics=Metrics("0"),
         max_body_bytes=1000,
     )
     whole = {"type": "http", "path": PATH, "method": "POST", "headers": headers()} | scope
