@@ -161,6 +161,7 @@ class ServedModels:
         # Its files go when it is deleted, and a load may find any of them gone.
         self._models.get_row(row.project_id, row.id)
         if isinstance(error, WrongAnswersError | DamagedFolderError):
+            log.error("model %s cannot be served: %s", row.id, error)
             raise UnavailableError(f"Model '{row.id}' is not served: {error}.", code="model_unfit") from error
 
     def _load_ahead(self, project_id: str, model_id: str) -> bool:

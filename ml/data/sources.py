@@ -49,6 +49,8 @@ HEAD_BYTES = 1 << 16
 READ_BYTES = 1 << 18
 # No file needs longer lines, and without a bound a file with no line break would be held in memory whole.
 MAX_LINE_CHARACTERS = 16_000_000
+# A gzip file that unpacks to more than so many times its size was made to fill disks and time, once it is large.
+BOMB_RATIO, BOMB_BYTES = 200, 50_000_000
 
 
 @dataclass
@@ -114,6 +116,7 @@ class _CountedReader(io.RawIOBase):
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._size = source.path.stat().st_size
         # Closed by close(), as any stream closes the one below it.
         self._file: Any = gzip.open(source.path) if source.is_gzip else source.path.open("rb", buffering=0)  # noqa: SIM115
 
@@ -131,6 +134,13 @@ class _CountedReader(io.RawIOBase):
             raise refuse("/file", f"the gzip file is broken ({error}). Compress it again.", "invalid_gzip") from None
         source = self._source
         source.bytes_read += count
+        if source.is_gzip and source.bytes_read > max(BOMB_BYTES, BOMB_RATIO * self._size):
+            raise refuse(
+                "/file",
+                f"the gzip file holds more than {BOMB_RATIO} times its {self._size:,} bytes, and texts hold some 3 to "
+                "20 times. Upload it uncompressed if it is meant.",
+                "compression_too_high",
+            )
         if source.max_bytes is not None and source.bytes_read > source.max_bytes:
             raise refuse(
                 "/file",
