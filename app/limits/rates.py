@@ -11,8 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import redis
-
 log = logging.getLogger(__name__)
 
 # One look at all buckets: none is taken from unless all have enough. Times in microseconds, by the broker's clock.
@@ -69,6 +67,9 @@ class RateBuckets:
     def __init__(self, broker_url: str | None) -> None:
         self._client = None
         if broker_url is not None and broker_url.startswith(("redis://", "rediss://", "unix://")):
+            import redis  # loads what traces its calls, where that is installed
+
+            self._away: type[Exception] = redis.RedisError
             self._client = redis.Redis.from_url(
                 broker_url, socket_connect_timeout=_TIMEOUT_SECONDS, socket_timeout=_TIMEOUT_SECONDS
             )
@@ -97,7 +98,7 @@ class RateBuckets:
         arguments = [value for rate in rates for value in (rate.period * 1_000_000, _seconds(rate, cost) * 1_000_000)]
         try:
             fulls, waits = self._script(keys=[_PREFIX + _bucket(rate) for rate in rates], args=arguments)
-        except redis.RedisError as error:
+        except self._away as error:
             if not self._away_until:
                 log.warning("the broker is away (%s): each process counts its own calls", type(error).__name__)
             self._away_until = time.monotonic() + _RETRY_SECONDS

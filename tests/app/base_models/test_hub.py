@@ -105,6 +105,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 def fetch(home: Path, hub: Hub) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MINIMAND_")} | {
         "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HOME": str(home / "hf"),
