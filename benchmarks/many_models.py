@@ -24,7 +24,6 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -133,13 +132,15 @@ def merge(folder: Path, artifact: Path, base: Path) -> Path:
 
 
 def measure_loads(folders: Sequence[tuple[Path, Path]]) -> tuple[list[OnnxClassifier], ModelCache, list[Body]]:
-    """Load models one after the other: of each its seconds, and how many bytes more cache and process then hold."""
-    cache, process, loads, loaded = ModelCache(ROOM, THREADS), psutil.Process(), [], []
+    """Load models one after the other: of each its seconds, and how many bytes more the cache then holds.
+
+    What the process holds would tell less: it takes a model's memory from what an earlier one has left.
+    """
+    cache, loads, loaded = ModelCache(ROOM, THREADS), [], []
     for number, pair in enumerate(folders):
-        before, held, begun = process.memory_full_info().uss, cache.bytes, time.perf_counter()
+        held, begun = cache.bytes, time.perf_counter()
         loaded.append(cache.get(str(number), lambda pair=pair: pair))  # type: ignore[misc]
-        seconds, resident = time.perf_counter() - begun, process.memory_full_info().uss - before
-        loads.append({"seconds": seconds, "bytes": cache.bytes - held, "resident": resident})
+        loads.append({"seconds": time.perf_counter() - begun, "bytes": cache.bytes - held})
     return loaded, cache, loads
 
 
@@ -198,7 +199,6 @@ def measure_shared(
         "other_loads_seconds": sum(load["seconds"] for load in others),
         "first_bytes": loads[0]["bytes"],
         "memory_bytes_each": sum(load["bytes"] for load in others) / len(others),
-        "resident_bytes_each": sum(load["resident"] for load in others) / len(others),
         "disk_bytes_most": max(disk),
     }
 
@@ -225,11 +225,10 @@ def show(found: Body) -> None:
         print(
             f"  loading: the first {kind['first_load_seconds']:.2f} s, the others {kind['other_loads_seconds']:.2f} s; "
             f"memory: the first {kind['first_bytes'] / 1e6:.0f} MB, another {kind['memory_bytes_each'] / 1000:.0f} KB "
-            f"(the process {kind['resident_bytes_each'] / 1000:.0f} KB); "
-            f"on the disk at most {kind['disk_bytes_most'] / 1000:.0f} KB"
+            f"and on the disk at most {kind['disk_bytes_most'] / 1000:.0f} KB"
         )
     for count, load in found["tuned"].items():
-        print(f"fully tuned model {count}: {load['resident'] / 1e6:.0f} MB, {load['seconds']:.2f} s")
+        print(f"fully tuned model {count}: {load['bytes'] / 1e6:.0f} MB, {load['seconds']:.2f} s")
     print(f"load average {found['load_average']:.1f}")
 
 
