@@ -17,9 +17,11 @@ from app.http.body_limit import BodyLimitMiddleware
 from app.http.connection_limit import ConnectionLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
+from app.http.head import HeadMiddleware
 from app.http.health import router as health_routes
 from app.http.metrics import Metrics
 from app.http.metrics import router as metrics_routes
+from app.http.openapi import DocumentedAPI, operation_id
 from app.http.request_id import RequestIdMiddleware
 from app.http.services import Services
 from app.jobs.bulk_routes import evaluations, prediction_batches
@@ -116,7 +118,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         services.served.close()
         services.database.close()
 
-    app = FastAPI(
+    app = DocumentedAPI(
         title="Minimand",
         version="0.1.0",
         description=DESCRIPTION,
@@ -124,7 +126,9 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses={code: {"model": ErrorBody} for code in (401, 404, 422)},
+        responses={422: {"model": ErrorBody}},  # in place of the framework's own; the others: app.http.openapi
+        generate_unique_id_function=operation_id,
+        redirect_slashes=False,
     )
     app.state.services = services
     app.state.connections, app.state.max_connections = (), 0  # of its server, which tells later
@@ -137,6 +141,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         max_body_bytes=settings.max_body_bytes,
     )
     app.add_middleware(ConnectionLimitMiddleware)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestIdMiddleware)  # added last, and so the outermost
     install_error_handlers(app)
     install_docs(app)

@@ -98,7 +98,12 @@ class Metrics:
 router = APIRouter(tags=["health"])
 
 
-@router.get("/metrics", summary="What Prometheus scrapes", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="What Prometheus scrapes",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 def metrics(_caller: Authenticated, services: Wired) -> Response:
     """Of this process alone, since it began: texts waiting, calls by outcome, their time by stage, passes, models."""
     return Response(services.metrics.as_text(), media_type=CONTENT_TYPE_LATEST)
