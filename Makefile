@@ -5,7 +5,7 @@ BIN    := .venv/bin
 SETUP  := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test prove-losses prove-tunings faults check format bench bench-uploads bench-first-step bench-losses bench-training bench-training-gpu bench-serving bench-many-models bench-control-plane clean
+.PHONY: help setup demo up test prove-losses prove-tunings faults check format bench bench-uploads bench-first-step bench-losses bench-training bench-training-gpu bench-serving bench-many-models bench-control-plane clean fuzz openapi
 
 help:            ## Show this help
 	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  +## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ check: $(SETUP)  ## Lint, types and the import contracts
 format: $(SETUP) ## Format and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+openapi: $(SETUP) ## Write openapi.json from the code
+	$(BIN)/minimand openapi > openapi.json
 
 bench: bench-uploads bench-first-step bench-control-plane bench-serving bench-many-models bench-losses bench-training  ## Run every benchmark
 

@@ -149,6 +149,20 @@ def fetch(home: Path | None) -> None:
 
 
 @main.command()
+def openapi() -> None:
+    """Print the OpenAPI document, as /openapi.json has it."""
+    import json
+    import tempfile
+
+    from app.main import create_app
+    from app.settings import Settings
+
+    with tempfile.TemporaryDirectory() as home:
+        document = create_app(Settings(home=Path(home))).openapi()
+    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+@main.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @_home_option
 def prune(dry_run: bool, home: Path | None) -> None:

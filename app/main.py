@@ -21,11 +21,13 @@ from app.http.body_limit import BodyLimitMiddleware
 from app.http.connection_limit import ConnectionLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
+from app.http.head import HeadMiddleware
 from app.http.health import look_at_parts
 from app.http.health import router as health_routes
 from app.http.limits import RateLimitMiddleware
 from app.http.metrics import Metrics
 from app.http.metrics import router as metrics_routes
+from app.http.openapi import DocumentedAPI, operation_id
 from app.http.request_id import RequestIdMiddleware
 from app.http.request_metrics import RequestMetricsMiddleware
 from app.http.services import Services
@@ -143,7 +145,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         services.served.close()
         services.database.close()
 
-    app = FastAPI(
+    app = DocumentedAPI(
         title="Minimand",
         version=VERSION,
         description=DESCRIPTION,
@@ -153,7 +155,9 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         lifespan=lifespan,
         # The spans of requests alone (app/tracing.py): /metrics has the metrics, and its logs hold messages of faults.
         telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
-        responses={code: {"model": ErrorBody} for code in (401, 403, 404, 422, 429)},
+        responses={422: {"model": ErrorBody}},  # in place of the framework's own; the others: app.http.openapi
+        generate_unique_id_function=operation_id,
+        redirect_slashes=False,
     )
     app.state.services = services
     app.state.connections, app.state.max_connections = (), 0  # of its server, which tells later
@@ -169,6 +173,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     )
     app.add_middleware(ConnectionLimitMiddleware)
     app.add_middleware(RequestMetricsMiddleware, metrics=services.metrics)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestIdMiddleware)  # added last, and so the outermost
     install_error_handlers(app)
     install_docs(app)

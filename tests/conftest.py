@@ -23,6 +23,7 @@ from app.supervisor import PARENT_PID_VARIABLE
 
 # How long an example takes says nothing on a machine with other work to do.
 settings.register_profile("tests", deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=5_000)  # of `make fuzz`
 settings.load_profile("tests")
 
 _database_numbers = itertools.count(1)

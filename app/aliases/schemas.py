@@ -12,7 +12,7 @@ _NAME, _MODEL = "production", "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718"
 class AliasRequest(BaseModel):
     """What an alias is to stand for."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"model": _MODEL}]})
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(
         min_length=1, max_length=200, description="A model's id, or another alias: what that stands for just now."

@@ -11,15 +11,16 @@ from app.datasets.schemas import Dataset, DatasetRecommendation, DatasetRowItem
 from app.datasets.service import read_form
 from app.errors import UnsupportedMediaTypeError
 from app.http.auth import Authenticated, authenticate_request, needs, require_scope
-from app.http.errors import ErrorBody
+from app.http.errors import FORM_TYPE, ErrorBody
+from app.http.examples import DATASETS
 from app.http.idempotency import IdempotencyKey
+from app.http.openapi import FILE_SCHEMA
 from app.http.pagination import NewestFirst, OldestFirst, Page
 from app.http.services import Wired
 from app.settings import Settings
 from ml.specs.errors import did_you_mean, refuse
 from ml.specs.job import JobSpec
 
-FORM_TYPE = "multipart/form-data"
 PARQUET_TYPE = "application/vnd.apache.parquet"
 MAX_FIELD_BYTES = 1 << 17  # metadata at its longest, written in JSON escapes
 
@@ -61,7 +62,6 @@ def router(settings: Settings) -> APIRouter:
     routes = APIRouter(
         prefix="/v1/datasets", tags=["datasets"], dependencies=[needs("datasets")], route_class=GuardedRoute
     )
-    missing: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "No such dataset"}}
     routes.add_api_route(
         "",
         create_dataset,
@@ -69,19 +69,19 @@ def router(settings: Settings) -> APIRouter:
         status_code=201,
         summary="Upload a dataset",
         max_body_size=settings.max_upload_bytes,
+        openapi_extra={"requestBody": {"content": {FORM_TYPE: {"examples": DATASETS}}}},
         dependencies=[Depends(_known_fields)],
         form_limits={"max_files": 1, "max_fields": 8, "max_part_size": MAX_FIELD_BYTES},
-        responses={status: {"model": ErrorBody} for status in (413, 415, 422)},
     )
     routes.add_api_route("", list_datasets, methods=["GET"], summary="List datasets")
-    routes.add_api_route("/{dataset_id}", get_dataset, methods=["GET"], summary="Get a dataset", responses=missing)
-    routes.add_api_route("/{dataset_id}/rows", list_rows, methods=["GET"], summary="Read rows", responses=missing)
+    routes.add_api_route("/{dataset_id}", get_dataset, methods=["GET"], summary="Get a dataset")
+    routes.add_api_route("/{dataset_id}/rows", list_rows, methods=["GET"], summary="Read rows")
     routes.add_api_route(
         "/{dataset_id}/recommendation",
         get_recommendation,
         methods=["GET"],
         summary="Which loss to begin with",
-        responses={**missing, 422: {"model": ErrorBody, "description": "Unknown metric, or no labels to train on"}},
+        responses={422: {"model": ErrorBody, "description": "Unknown metric, or no labels to train on"}},
     )
     routes.add_api_route(
         "/{dataset_id}/content",
@@ -89,7 +89,7 @@ def router(settings: Settings) -> APIRouter:
         methods=["GET"],
         summary="Download the Parquet file",
         response_class=StreamingResponse,
-        responses={**missing, 200: {"content": {PARQUET_TYPE: {}}}},
+        responses={200: {"content": {PARQUET_TYPE: {"schema": FILE_SCHEMA}}, "description": "The file."}},
     )
     routes.add_api_route(
         "/{dataset_id}",
@@ -97,7 +97,7 @@ def router(settings: Settings) -> APIRouter:
         methods=["DELETE"],
         status_code=204,
         summary="Delete a dataset",
-        responses={**missing, 409: {"model": ErrorBody, "description": "A live job uses it"}},
+        responses={409: {"model": ErrorBody, "description": "A live job uses it"}},
     )
     return routes
 

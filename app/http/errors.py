@@ -10,9 +10,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from app.errors import (
     AuthenticationError,
+    BadRequestError,
     InvalidInputError,
     ServiceError,
     UnavailableError,
@@ -25,7 +27,15 @@ from ml.specs.errors import Problem, SpecError, explain
 
 log = logging.getLogger(__name__)
 
-CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+}
+FORM_TYPE = "multipart/form-data"
+# Where a refusal that passes does not say when.
+RETRY_AFTER_SECONDS = 1
 
 
 class ErrorDetail(BaseModel):
@@ -50,19 +60,26 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OSError, _os_error)
+    app.add_exception_handler(UnicodeEncodeError, _unicode_error)
     app.add_exception_handler(ClientLeftError, _client_left)
     app.add_exception_handler(ClientDisconnect, _client_left)  # before its body was whole
     app.add_exception_handler(Exception, _unexpected_error)
 
 
-def error_reply(error: ServiceError, status: int | None = None) -> JSONResponse:
+def error_reply(error: ServiceError) -> JSONResponse:
     """The reply for a refusal."""
     headers = {}
     if isinstance(error, AuthenticationError):
         headers["WWW-Authenticate"] = "Bearer"
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    return JSONResponse({"error": error.as_dict()}, status or error.status, headers)
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(error.retry_after or RETRY_AFTER_SECONDS)
+    return _reply(error.as_dict(), error.status, headers)
+
+
+def _reply(error: Mapping[str, str | None], status: int, headers: Mapping[str, str] | None) -> JSONResponse:
+    """The one shape. An error may repeat what it was sent, and half of a surrogate pair cannot be sent back."""
+    told = {name: value and value.encode("utf-8", "backslashreplace").decode() for name, value in error.items()}
+    return JSONResponse({"error": told}, status, headers)
 
 
 async def _service_error(_request: Request, error: Exception) -> JSONResponse:
@@ -70,12 +87,12 @@ async def _service_error(_request: Request, error: Exception) -> JSONResponse:
     return error_reply(error)
 
 
-def _refuse(problems: list[Problem], status: int = 422) -> JSONResponse:
+def _refuse(problems: list[Problem]) -> JSONResponse:
     first, rest = problems[0], problems[1:]
     message = first.message
     if rest:
         message += " Also: " + " ".join(f"{p.pointer or '/'}: {p.message}" for p in rest[:5])
-    return error_reply(InvalidInputError(message, code=first.code, param=first.pointer), status)
+    return error_reply(InvalidInputError(message, code=first.code, param=first.pointer))
 
 
 async def _spec_error(_request: Request, error: Exception) -> JSONResponse:
@@ -96,7 +113,8 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
             )
             return error_reply(refusal)
         if one["type"] == "json_invalid":
-            return _refuse(explain([{**one, "loc": ()}], None), 400)
+            (problem,) = explain([{**one, "loc": ()}], None)
+            return error_reply(BadRequestError(problem.message, code=problem.code))
         if place == "body":
             in_body.append({**one, "loc": tuple(location)})
         else:  # query, path, header: named, as there is no document to point into
@@ -107,32 +125,50 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     return _refuse([*problems, *explain(in_body, body)])
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code in (404, 405):  # which paths there are is told to those who hold a key
         try:
             await authenticate_request(request)
         except ServiceError as refusal:
             return error_reply(refusal)
+    if error.status_code == 405:
+        allowed = ", ".join(_methods_of(request))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": allowed})
+        error.headers = {"Allow": allowed}
     return http_error_reply(request, error)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """What a path answers. The router knows those of the first route alone that has this path."""
+    routes = request.app.routes
+    methods = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    found = [m for m in methods if any(r.matches({**request.scope, "method": m})[0] is Match.FULL for r in routes)]
+    return [*found, *(["HEAD"] if "GET" in found else []), "OPTIONS"]
 
 
 def http_error_reply(request: Request, error: HTTPException) -> JSONResponse:
     """The reply for what the framework itself refuses."""
-    message = str(error.detail)
-    if error.status_code == 404:
-        message = f"There is nothing at {request.url.path}. The paths are listed at /docs."
+    message, path = str(error.detail), request.scope["path"]
+    code = CODES.get(error.status_code, "bad_request")
+    if error.status_code == 400:  # it could not read a body
+        code = "invalid_form" if request.headers.get("content-type", "").startswith(FORM_TYPE) else "invalid_json"
+    elif error.status_code == 404:
+        message = f"There is nothing at {path}. The paths are listed at /docs" + (
+            ", and none ends with a slash." if path.endswith("/") else "."
+        )
     elif error.status_code == 405:
-        message = f"{request.url.path} does not answer {request.method}."
+        message = f"{path} does not answer {request.method}."
     elif error.status_code == 413:
         message = "The body is larger than this route accepts."
-    body: dict[str, Any] = {
+    body = {
         "message": message,
         "type": "not_found_error" if error.status_code == 404 else "invalid_request_error",
         "param": None,
-        "code": CODES.get(error.status_code, "bad_request"),
+        "code": code,
     }
-    return JSONResponse({"error": body}, error.status_code, error.headers)
+    return _reply(body, error.status_code, error.headers)
 
 
 async def _os_error(_request: Request, error: Exception) -> JSONResponse:
@@ -146,6 +182,16 @@ async def _os_error(_request: Request, error: Exception) -> JSONResponse:
             retry_after=60,
         )
     )
+
+
+async def _unicode_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, UnicodeEncodeError)
+    half = error.object[error.start]
+    if not "\ud800" <= half <= "\udfff":
+        raise error
+    # JSON can write it, but nothing can store or repeat it. A check that stumbles over it cannot say where it stands.
+    message = f"The request holds {half}, half of a surrogate pair, which is no character. Remove it."
+    return error_reply(InvalidInputError(message, code="invalid_value"))
 
 
 async def _client_left(_request: Request, _error: Exception) -> Response:
@@ -162,4 +208,4 @@ async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
     }
     # This handler runs outside every middleware, so it sets the id itself.
     headers = {"x-request-id": request_id} if (request_id := request.scope.get("request_id")) else None
-    return JSONResponse({"error": body}, 500, headers)
+    return _reply(body, 500, headers)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from app.errors import UnavailableError
+from app.http.errors import RETRY_AFTER_SECONDS
 from app.http.services import Services, Wired
 from app.jobs.reconciler import ABSENT_AFTER_ROUNDS
 from app.jobs.repository import served_queues
@@ -57,9 +58,11 @@ def readyz(services: Wired, response: Response) -> Readiness:
     parts = look_at_parts(services)
     if "unreachable" in (parts.database, parts.storage):
         response.status_code = 503
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         return Readiness(status="unwell", parts=parts)
     if parts.models == "loading":
         response.status_code = 503
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         return Readiness(status="starting", parts=parts)
     is_well = parts.broker != "unreachable" and (parts.worker, parts.models, parts.disk) == ("ok", "ok", "ok")
     return Readiness(status="ok" if is_well else "degraded", parts=parts)

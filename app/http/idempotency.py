@@ -72,8 +72,8 @@ def create_once(
 ) -> Row:
     """Insert a row in one transaction, or return the one an earlier request with the same key made.
 
-    `insert` adds the row to the session and returns it. Of two requests in a race, the loser's transaction is undone
-    and it gets the winner's row.
+    `insert` adds the row to the session and returns it, or a row that is there already, which keeps its own key. Of two
+    requests in a race, the loser's transaction is undone and it gets the winner's row.
     """
     try:
         with database.write() as session:
@@ -81,7 +81,7 @@ def create_once(
                 return earlier
             _release_expired(session, table, idempotency)
             row = insert(session)
-            if idempotency is not None:
+            if idempotency is not None and row.idempotency_key is None:
                 row.idempotency_key = idempotency.key
                 row.request_sha256 = idempotency.request_sha256
             session.flush()

@@ -230,7 +230,13 @@ def _of_rows(census: Census) -> Iterator[Metric]:
 router = APIRouter(tags=["health"])
 
 
-@router.get("/metrics", summary="What Prometheus scrapes", response_class=Response, dependencies=[needs("metrics")])
+@router.get(
+    "/metrics",
+    summary="What Prometheus scrapes",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    dependencies=[needs("metrics")],
+)
 def metrics(caller: Authenticated, services: Wired) -> Response:
     """Of this process, since it began: requests, predictions, texts waiting, passes, models, and the parts it needs.
 

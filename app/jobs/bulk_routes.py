@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from app.http.auth import Authenticated, needs
 from app.http.errors import ErrorBody
+from app.http.examples import EVALUATIONS, PREDICTION_BATCHES
 from app.http.idempotency import IdempotencyKey
 from app.http.services import Services, Wired
 from app.jobs.schemas import JobBody
@@ -43,7 +44,7 @@ ERROR = '{"row":7,"code":"empty_text","message":"column \'text\' is empty; there
 
 @prediction_batches.post("", status_code=201, summary="Classify a whole dataset")
 def create_prediction_batch(
-    batch: Annotated[PredictionBatch, Body()],
+    batch: Annotated[PredictionBatch, Body(openapi_examples=PREDICTION_BATCHES)],
     caller: Authenticated,
     services: Wired,
     response: Response,
@@ -78,7 +79,7 @@ def get_prediction_batch_errors(job_id: str, caller: Authenticated, services: Wi
 
 @evaluations.post("", status_code=201, summary="Evaluate a model on a dataset")
 def create_evaluation(
-    evaluation: Annotated[ModelEvaluation, Body()],
+    evaluation: Annotated[ModelEvaluation, Body(openapi_examples=EVALUATIONS)],
     caller: Authenticated,
     services: Wired,
     response: Response,

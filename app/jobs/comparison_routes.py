@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Response
 
 from app.http.auth import Authenticated, needs
+from app.http.examples import COMPARISONS
 from app.http.idempotency import IdempotencyKey
 from app.http.services import Wired
 from app.jobs.schemas import JobBody
@@ -15,7 +16,7 @@ router = APIRouter(prefix="/v1/comparisons", tags=["jobs"], dependencies=[needs(
 
 @router.post("", status_code=201, summary="Compare losses")
 def create_comparison(
-    comparison: Annotated[Comparison, Body()],
+    comparison: Annotated[Comparison, Body(openapi_examples=COMPARISONS)],
     caller: Authenticated,
     services: Wired,
     response: Response,

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import JobRow
 from app.http.auth import Authenticated, needs
-from app.http.errors import ErrorBody
+from app.http.examples import JOBS
 from app.http.idempotency import IdempotencyKey
 from app.http.metadata import MetadataFilter
 from app.http.pagination import NewestFirst, OldestFirst, Page
@@ -29,7 +29,7 @@ LOOK_EVERY_SECONDS = 0.2
 
 @router.post("", status_code=201, summary="Submit a training job")
 def create_job(
-    spec: Annotated[JobSpec, Body()],
+    spec: Annotated[JobSpec, Body(openapi_examples=JOBS)],
     caller: Authenticated,
     services: Wired,
     response: Response,
@@ -46,7 +46,9 @@ def create_job(
 
 
 @router.post("/validate", summary="Check a job spec")
-def validate_job(spec: Annotated[JobSpec, Body()], caller: Authenticated, services: Wired) -> JobValidation:
+def validate_job(
+    spec: Annotated[JobSpec, Body(openapi_examples=JOBS)], caller: Authenticated, services: Wired
+) -> JobValidation:
     """What a spec would become: defaults filled in, weights by label, warnings, a rough estimate. Queues nothing."""
     return services.jobs.validate(caller, spec)
 
@@ -58,7 +60,7 @@ def validate_job(spec: Annotated[JobSpec, Body()], caller: Authenticated, servic
     responses={200: {"model": JobBody, "description": "It ended within the time of `Prefer: wait`."}},
 )
 async def dry_run_job(
-    spec: Annotated[JobSpec, Body()],
+    spec: Annotated[JobSpec, Body(openapi_examples=JOBS)],
     caller: Authenticated,
     services: Wired,
     response: Response,
@@ -189,10 +191,14 @@ def list_job_checkpoints(
     "/{job_id}/checkpoints/{checkpoint_id}/publish",
     status_code=201,
     summary="Make a checkpoint a model",
-    responses={409: {"model": ErrorBody}},
 )
 def publish_checkpoint(
-    job_id: str, checkpoint_id: str, caller: Authenticated, services: Wired, response: Response
+    job_id: str,
+    checkpoint_id: str,
+    caller: Authenticated,
+    services: Wired,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobBody:
     """Queue a short job that makes a model of a training's checkpoint, whatever became of the training.
 
@@ -201,6 +207,6 @@ def publish_checkpoint(
     whose `model_id` names the model once it has succeeded. A checkpoint is published once: a repeat returns that job.
     While it runs the checkpoint is kept.
     """
-    row = services.jobs.publish(caller, job_id, checkpoint_id)
+    row = services.jobs.publish(caller, job_id, checkpoint_id, idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{row.id}"
     return JobBody.of(row)

@@ -15,7 +15,7 @@ from app.datasets import repository as datasets
 from app.datasets.service import DatasetService
 from app.db.session import Database
 from app.db.tables import CheckpointRow, DatasetRow, EventRow, JobRow, MetricRow
-from app.errors import BadRequestError, ConflictError, NotFoundError
+from app.errors import ConflictError, InvalidInputError, NotFoundError
 from app.http.idempotency import create_once, find_created, idempotency_of
 from app.http.pagination import PageRequest
 from app.ids import new_id
@@ -109,43 +109,55 @@ class JobService:
         crash_point("job.after_wake")
         return stored
 
-    def publish(self, caller: Caller, job_id: str, checkpoint_id: str) -> JobRow:
+    def publish(self, caller: Caller, job_id: str, checkpoint_id: str, idempotency_key: str | None) -> JobRow:
         """Queue the making of a model from a checkpoint, once: a repeat returns the same job, as long as it lives or
         has made the model. NotFoundError for what is not there, ConflictError where it cannot be published.
         """
-        with self._database.write() as session:
-            parent = self._find(session, caller.project_id, job_id)
-            if parent.kind != "training":
-                raise ConflictError(
-                    f"Job '{job_id}' is of kind {parent.kind}, which makes no model: only a training's checkpoints can "
-                    "be published.",
-                    code="cannot_publish",
-                )
-            checkpoint = repository.find_checkpoint_for_update(session, job_id, checkpoint_id)
-            if (earlier := repository.find_publication(session, job_id, checkpoint_id)) is not None:
-                return earlier
-            if checkpoint is None:
-                raise NotFoundError(
-                    f"Job '{job_id}' has no checkpoint '{checkpoint_id}'. The newest ones are kept: GET "
-                    f"/v1/jobs/{job_id}/checkpoints.",
-                    code="checkpoint_not_found",
-                )
-            # From here on the job keeps its dataset, which the model is measured on.
-            if datasets.find_for_update(session, caller.project_id, parent.dataset_id) is None:
-                raise ConflictError(
-                    f"The dataset '{parent.dataset_id}' of job '{job_id}' was deleted, and a model is calibrated and "
-                    "measured on it.",
-                    code="dataset_deleted",
-                )
-            row = self._new_row(caller, "publish", JobSpec.model_validate(parent.spec), ())
-            row.parent_id, row.checkpoint_id = job_id, checkpoint_id
-            self._limits.check_job(session, caller)
-            session.add(row)
-            session.flush()
-            told = status_event("queued", f"queued: the checkpoint at step {checkpoint.step} of {job_id}")
-            repository.append_events(session, row.id, [told])
-            record(session, caller, "job.submitted", row.id, kind=row.kind)
-        self._queue.wake(row.queue)
+        request = {"kind": "publish", "job": job_id, "checkpoint": checkpoint_id}
+        idempotency = idempotency_of(caller, idempotency_key, request)
+        stored = create_once(
+            self._database,
+            JobRow,
+            idempotency,
+            lambda session: self._publication(session, caller, job_id, checkpoint_id),
+        )
+        if stored.status == "queued":
+            self._queue.wake(stored.queue)
+        return stored
+
+    def _publication(self, session: Session, caller: Caller, job_id: str, checkpoint_id: str) -> JobRow:
+        """The job that publishes a checkpoint, added where there is none."""
+        parent = self._find(session, caller.project_id, job_id)
+        if parent.kind != "training":
+            raise ConflictError(
+                f"Job '{job_id}' is of kind {parent.kind}, which makes no model: only a training's checkpoints can "
+                "be published.",
+                code="cannot_publish",
+            )
+        checkpoint = repository.find_checkpoint_for_update(session, job_id, checkpoint_id)
+        if (earlier := repository.find_publication(session, job_id, checkpoint_id)) is not None:
+            return earlier
+        if checkpoint is None:
+            raise NotFoundError(
+                f"Job '{job_id}' has no checkpoint '{checkpoint_id}'. The newest ones are kept: GET "
+                f"/v1/jobs/{job_id}/checkpoints.",
+                code="checkpoint_not_found",
+            )
+        # From here on the job keeps its dataset, which the model is measured on.
+        if datasets.find_for_update(session, caller.project_id, parent.dataset_id) is None:
+            raise ConflictError(
+                f"The dataset '{parent.dataset_id}' of job '{job_id}' was deleted, and a model is calibrated and "
+                "measured on it.",
+                code="dataset_deleted",
+            )
+        row = self._new_row(caller, "publish", JobSpec.model_validate(parent.spec), ())
+        row.parent_id, row.checkpoint_id = job_id, checkpoint_id
+        self._limits.check_job(session, caller)
+        session.add(row)
+        session.flush()
+        told = status_event("queued", f"queued: the checkpoint at step {checkpoint.step} of {job_id}")
+        repository.append_events(session, row.id, [told])
+        record(session, caller, "job.submitted", row.id, kind=row.kind)
         return row
 
     def validate(self, caller: Caller, spec: JobSpec) -> JobValidation:
@@ -414,17 +426,25 @@ def _parse_metric_id(after: str | None) -> tuple[str, int] | None:
         return None
     name, _, step = after.rpartition("@")
     if not name or not _is_number(step):
-        raise BadRequestError(f"'after' is '{after}', which is no metric's id.", code="invalid_cursor", param="after")
+        raise InvalidInputError(
+            f"'after' is '{after}', and must be the id of a metric, e.g. train/loss@1.",
+            code="invalid_cursor",
+            param="after",
+        )
     return name, int(step)
 
 
 def parse_event_id(after: str | None) -> int | None:
-    """The sequence behind an event's id. Raises BadRequestError."""
+    """The sequence behind an event's id. Raises InvalidInputError."""
     if after is None:
         return None
     digits = after.removeprefix("evt_")
     if digits == after or not _is_number(digits):
-        raise BadRequestError(f"'after' is '{after}', which is no event's id.", code="invalid_cursor", param="after")
+        raise InvalidInputError(
+            f"'after' is '{after}', and must be the id of an event, e.g. evt_000000000001.",
+            code="invalid_cursor",
+            param="after",
+        )
     return int(digits)
 
 

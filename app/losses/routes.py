@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
 from app.errors import NotFoundError
 from app.http.auth import Authenticated, needs
@@ -28,7 +28,9 @@ def list_losses(
 
 
 @router.get("/{loss_type}", summary="Get a loss")
-def get_loss(loss_type: str, _caller: Authenticated) -> LossBody:
+def get_loss(
+    loss_type: Annotated[str, Path(description="The loss's `type`, e.g. focal.")], _caller: Authenticated
+) -> LossBody:
     """One loss."""
     if loss_type not in LOSS_SPECS:
         hint = did_you_mean(loss_type, LOSS_SPECS)

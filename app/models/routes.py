@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse
 from app.http.auth import Authenticated, needs
 from app.http.errors import ErrorBody
 from app.http.metadata import MetadataFilter
+from app.http.openapi import FILE_SCHEMA
 from app.http.pagination import NewestFirst, Page
 from app.http.services import Wired
 from app.models.schemas import ModelBody, ModelReport
@@ -39,7 +40,9 @@ def get_model_report(model_id: str, caller: Authenticated, services: Wired) -> M
     "/{model_id}/download",
     summary="Download a model",
     response_class=FileResponse,
-    responses={200: {"content": {"application/zip": {}}, "description": "A zip of the model's folder."}},
+    responses={
+        200: {"content": {"application/zip": {"schema": FILE_SCHEMA}}, "description": "A zip of the model's folder."}
+    },
 )
 def download_model(model_id: str, caller: Authenticated, services: Wired, background: BackgroundTasks) -> FileResponse:
     """All the model needs elsewhere: ONNX file, tokenizer, weights, labels, and a README that says how to load it."""

@@ -1,19 +1,27 @@
 """POST /v1/predictions."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Request, Response
 from pydantic_core import to_json
 
 from app.http.auth import Authenticated, needs
 from app.http.disconnect import while_connected
 from app.http.errors import ErrorBody
+from app.http.examples import PREDICTIONS
 from app.http.services import Wired
 from app.predictions.schemas import Prediction, PredictionRequest
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"], dependencies=[needs("predict")])
 
 
-@router.post("", summary="Classify texts", response_model=Prediction, responses={429: {"model": ErrorBody}})
-async def predict(asked: PredictionRequest, caller: Authenticated, services: Wired, request: Request) -> Response:
+@router.post("", summary="Classify texts", response_model=Prediction, responses={404: {"model": ErrorBody}})
+async def predict(
+    asked: Annotated[PredictionRequest, Body(openapi_examples=PREDICTIONS)],
+    caller: Authenticated,
+    services: Wired,
+    request: Request,
+) -> Response:
     """The label, its probability, and the probability of every label, for one text or for a list."""
     prediction = await while_connected(request.receive, services.predictions.predict(caller, asked))
     services.metrics.observe_answer(prediction["timings_ms"])

@@ -17,8 +17,8 @@ class TextPair(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    text: TextInput
-    text_pair: TextInput
+    text: TextInput = Field(description="The first, e.g. a question.")
+    text_pair: TextInput = Field(description="The second, e.g. its answer.")
 
 
 class Windows(BaseModel):
@@ -40,15 +40,6 @@ class PredictionRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        json_schema_extra={
-            "examples": [
-                {"model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718", "input": "Where is my parcel?"},
-                {"model": "production", "input": ["Where is my parcel?", "I want a refund."]},
-                {"model": "production", "input": "Where is my parcel?", "top_k": 3, "abstain_below": 0.5},
-                {"model": "production", "input": "Where is my parcel?", "windows": {"pooling": "mean", "overlap": 16}},
-                {"model": "production", "input": "Where is my parcel?", "explain": True},
-            ]
-        },
     )
 
     model: str = Field(min_length=1, max_length=200, description="A model's id, or an alias.")

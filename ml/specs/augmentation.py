@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from ml.specs.base import Spec, spell_out
+from ml.specs.base import OfType, Spec
 
 Operation = Literal["swap", "deletion", "insertion"]
 
@@ -48,4 +48,4 @@ class Mixup(Spec):
     alpha: float = Field(0.2, ge=0.01, le=100, description="Small: one of the two rows prevails; 1: any λ alike.")
 
 
-Augmentation = Annotated[Mask | Eda | Mixup, Field(discriminator="type"), BeforeValidator(spell_out)]
+Augmentation = Annotated[Mask | Eda | Mixup, Field(discriminator="type"), OfType()]

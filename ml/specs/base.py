@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class Spec(BaseModel):
@@ -37,6 +37,38 @@ def refuse_null_characters(value: Any) -> Any:
     return value
 
 
-def spell_out(value: Any) -> Any:
-    """A bare name stands for an object of that type: "focal" for {"type": "focal"}."""
-    return {"type": value} if isinstance(value, str) else value
+class OfType:
+    """Stands in an annotation of objects told apart by their `type`: a bare name is an object of that type, as
+    "focal" for {"type": "focal"}; and an object without a type is of the usual one, where there is one.
+    """
+
+    def __init__(self, usual: str | None = None, *, allows_bare_names: bool = True) -> None:
+        self._usual = usual
+        self._allows_bare_names = allows_bare_names
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Spell it out first."""
+        return core_schema.no_info_before_validator_function(self._spell_out, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """What may be written."""
+        spelled_out = handler(schema)
+        objects = {name: {"$ref": ref} for name, ref in spelled_out["discriminator"]["mapping"].items()}
+        written = [spelled_out]
+        if self._allows_bare_names:
+            whole = [name for name, ref in objects.items() if handler.resolve_ref_schema(ref)["required"] == ["type"]]
+            written.append({"type": "string", "enum": whole, "description": "The type alone; all else by default."})
+        if self._usual is not None:
+            usual = handler.resolve_ref_schema(objects[self._usual])
+            named = [name for name in usual["properties"] if name != "type"]
+            fields = {name: usual["properties"][name] for name in named}
+            description = f"Without a type: {self._usual}."
+            written.append(
+                {"type": "object", "properties": fields, "additionalProperties": False, "description": description}
+            )
+        return {"anyOf": written}
+
+    def _spell_out(self, value: Any) -> Any:
+        if self._allows_bare_names and isinstance(value, str):
+            return {"type": value}
+        return {"type": self._usual, **value} if self._usual is not None and isinstance(value, dict) else value

@@ -5,7 +5,7 @@ It knows what is asked; what fits a model and a dataset is `ml.bulk.checks`' to 
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from ml.specs.base import Spec
 from ml.specs.job import Metadata
@@ -14,7 +14,7 @@ from ml.specs.job import Metadata
 class Bulk(Spec):
     """A model and a dataset."""
 
-    name: str = Field("", max_length=200)
+    name: str = Field("", max_length=200, description="Of the job. Only shown.")
     model: str = Field(min_length=1, max_length=200, description="Id of a model.")
     dataset: str = Field(min_length=1, max_length=200, description="Id of a dataset.")
     checkpoint_every_seconds: float = Field(
@@ -26,34 +26,12 @@ class Bulk(Spec):
 class PredictionBatch(Bulk):
     """Answers for every row of a dataset."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718", "dataset": "ds_019a8f3c2b7e5f0a1b2c3d4e5f60718"}
-            ]
-        }
-    )
-
 
 Perturbation = Literal["typo", "case", "whitespace"]
 
 
 class ModelEvaluation(Bulk):
     """How good a model is on a dataset, by group, and with texts as careless hands would have written them."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "mdl_019a8f3c2b7e5f0a1b2c3d4e5f60718",
-                    "dataset": "ds_019a8f3c2b7e5f0a1b2c3d4e5f60718",
-                    "part": "test",
-                    "group_column": "country",
-                    "perturbations": ["typo", "case", "whitespace"],
-                }
-            ]
-        }
-    )
 
     part: Literal["train", "validation", "test"] | None = Field(
         None, description="Rows of this split alone, by the dataset's split column; null: every row."

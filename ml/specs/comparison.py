@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import ConfigDict, Field, field_serializer
+from pydantic import Field, field_serializer
 
 from ml.specs.evaluation import Evaluation
 from ml.specs.job import JobSpec, Setup
@@ -17,28 +17,6 @@ class Comparison(Setup):
 
     Only `dataset` and `losses` are required.
     """
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "does focal help?",
-                    "dataset": "ds_019a8f3c2b7e5f0a1b2c3d4e5f60718",
-                    "losses": ["cross_entropy", {"type": "focal", "gamma": 2.0}],
-                    "metric": "macro_f1",
-                    "seeds": 5,
-                    "tuning": "frozen",
-                },
-                {
-                    "name": "how good is it?",
-                    "dataset": "ds_019a8f3c2b7e5f0a1b2c3d4e5f60718",
-                    "losses": ["cross_entropy"],
-                    "folds": 5,
-                    "tuning": "frozen",
-                },
-            ]
-        }
-    )
 
     losses: list[Loss] = Field(
         min_length=1,

@@ -108,6 +108,7 @@ def _code(kind: str) -> str:
         "extra_forbidden": "unknown_field",
         "missing": "missing_field",
         "union_tag_invalid": "unknown_type",
+        "json_invalid": "invalid_json",
     }.get(kind, "invalid_value")
 
 

@@ -5,12 +5,12 @@ It knows what is asked and the limits of each field; what fits a dataset is `ml.
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ml.specs.augmentation import Augmentation
 from ml.specs.base import Spec, refuse_null_characters
 from ml.specs.evaluation import Evaluation
-from ml.specs.losses.composition import Loss
+from ml.specs.losses.composition import GRAMMAR, Loss
 from ml.specs.optimizers import AdamW, Linear, Optimizer, Schedule
 from ml.specs.samplers import Sampler, Shuffle
 from ml.specs.tasks import Task
@@ -66,7 +66,7 @@ class EarlyStopping(Spec):
 class Training(Spec):
     """How to train."""
 
-    epochs: int = Field(3, ge=1, le=1000)
+    epochs: int = Field(3, ge=1, le=1000, description="Times that every training row is seen.")
     max_steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after so many optimizer steps.")
     batch_size: int = Field(32, ge=1, le=4096, description="Rows of one optimizer step, however it is cut.")
     sampler: Sampler = Field(Shuffle(type="shuffle"), description="Which rows an epoch takes: an object or its type.")
@@ -80,8 +80,10 @@ class Training(Spec):
     )
     max_length: int = Field(128, ge=4, le=8192, description="Tokens a text is cut at.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Null: as the base model has it.")
-    optimizer: Optimizer = Field(AdamW(type="adamw"))
-    schedule: Schedule = Field(Linear(type="linear"))
+    optimizer: Optimizer = Field(AdamW(type="adamw"), description="An object or its type; without a type: adamw.")
+    schedule: Schedule = Field(
+        Linear(type="linear"), description="Of the learning rate: an object or its type; without a type: linear."
+    )
     max_grad_norm: float | None = Field(1.0, gt=0, description="Gradients are scaled down to this norm; null: never.")
     ema_decay: float | None = Field(
         None,
@@ -98,9 +100,9 @@ class Training(Spec):
         False,
         description="Compile training steps by torch.compile, over few lengths. For GPUs; on a CPU rarely worth it.",
     )
-    early_stopping: EarlyStopping | None = None
-    checkpoint_every_seconds: float = Field(60, ge=0, le=86_400)
-    seed: int = Field(17, ge=0, le=2**32 - 1)
+    early_stopping: EarlyStopping | None = Field(None, description="Null: all epochs, and the last weights.")
+    checkpoint_every_seconds: float = Field(60, ge=0, le=86_400, description="What a crash may cost; 0: every step.")
+    seed: int = Field(17, ge=0, le=2**32 - 1, description="Of all that is drawn: the same seed, the same model.")
 
     @field_validator("augmentation")
     @classmethod
@@ -114,7 +116,7 @@ class Training(Spec):
 class Setup(Spec):
     """What is trained, on what and how, whatever the loss."""
 
-    name: str = Field("", max_length=200)
+    name: str = Field("", max_length=200, description="Of the job, and of the model it makes. Only shown.")
     model: str = Field(
         "minilm",
         min_length=1,
@@ -125,7 +127,9 @@ class Setup(Spec):
     dataset: str = Field(min_length=1, max_length=200, description="Id of a dataset.")
     task: Task | None = Field(None, description="Null: found out from the dataset's columns.")
     split: Split = Split()
-    tuning: Tuning = Field(FullTuning(type="full"))
+    tuning: Tuning = Field(
+        FullTuning(type="full"), description="Which parameters are trained: an object or its type, e.g. frozen."
+    )
     training: Training = Training()
     metadata: Metadata = Field(default_factory=dict)
 
@@ -133,23 +137,5 @@ class Setup(Spec):
 class JobSpec(Setup):
     """A training job. Only `dataset` is required."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "support-intents",
-                    "model": "minilm",
-                    "dataset": "ds_019a8f3c2b7e5f0a1b2c3d4e5f60718",
-                    "loss": {"type": "focal", "gamma": 2.0},
-                    "training": {"epochs": 3, "batch_size": 32},
-                }
-            ]
-        }
-    )
-
-    loss: Loss | None = Field(
-        None,
-        description='A loss by its type, e.g. {"type": "focal", "gamma": 2}, or just its name, or several: '
-        '{"terms": [{"loss": …, "weight": …}], "combine": …}. Null: cross_entropy, bce or mse, by the task.',
-    )
+    loss: Loss | None = Field(None, description=GRAMMAR)
     evaluation: Evaluation = Evaluation()

@@ -1,20 +1,10 @@
 """Optimizers, and schedules of the learning rate: their fields, defaults and limits. How they act: `ml.training`."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from ml.specs.base import Spec, spell_out
-
-
-def _of_type(usual: str) -> BeforeValidator:
-    """An object without a type is of the usual one, and a bare name stands for an object of that type."""
-
-    def spell(value: Any) -> Any:
-        return {"type": usual, **value} if isinstance(value, dict) else spell_out(value)
-
-    return BeforeValidator(spell)
-
+from ml.specs.base import OfType, Spec
 
 # ----------------------------------------------------------------------------------------------------------- optimizers
 
@@ -53,7 +43,7 @@ class Sgd(_Optimizer):
 
     type: Literal["sgd"]
     weight_decay: InGradient = 0.0
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of the gradient; 0: none.")
     nesterov: bool = Field(False, description="Look ahead along the momentum.")
 
     @model_validator(mode="after")
@@ -131,7 +121,7 @@ class Lion(_Optimizer):
 
 
 Optimizer = Annotated[
-    Sgd | Adam | AdamW | Adamax | Adafactor | Lamb | Lion, Field(discriminator="type"), _of_type("adamw")
+    Sgd | Adam | AdamW | Adamax | Adafactor | Lamb | Lion, Field(discriminator="type"), OfType("adamw")
 ]
 
 # ------------------------------------------------------------------------------------------------------------ schedules
@@ -166,14 +156,14 @@ class CosineRestarts(_Schedule):
     """Several such cosines, each from the full rate (Loshchilov and Hutter 2017)."""
 
     type: Literal["cosine_restarts"]
-    cycles: int = Field(2, ge=1, le=1000)
+    cycles: int = Field(2, ge=1, le=1000, description="How often it starts anew.")
 
 
 class Polynomial(_Schedule):
     """A power of what is left of the steps."""
 
     type: Literal["polynomial"]
-    power: float = Field(2.0, gt=0, le=100)
+    power: float = Field(2.0, gt=0, le=100, description="1 is linear.")
     end_factor: float = Field(0.0, ge=0, le=1, description="Where it ends, in the full rate.")
 
 
@@ -195,5 +185,5 @@ class OneCycle(_Schedule):
 Schedule = Annotated[
     Constant | Linear | Cosine | CosineRestarts | Polynomial | InverseSqrt | OneCycle,
     Field(discriminator="type"),
-    _of_type("linear"),
+    OfType("linear"),
 ]

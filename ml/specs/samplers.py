@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from ml.specs.base import Spec, spell_out
+from ml.specs.base import OfType, Spec
 
 
 class Shuffle(Spec):
@@ -26,4 +26,4 @@ class MPerClass(Spec):
     m: int = Field(4, ge=2, le=2048, description="Rows of a label in a step; it must divide batch_size.")
 
 
-Sampler = Annotated[Shuffle | ClassBalanced | MPerClass, Field(discriminator="type"), BeforeValidator(spell_out)]
+Sampler = Annotated[Shuffle | ClassBalanced | MPerClass, Field(discriminator="type"), OfType()]

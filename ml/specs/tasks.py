@@ -1,10 +1,10 @@
 """What may be learned from a label column."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from ml.specs.base import Spec
+from ml.specs.base import OfType, Spec
 
 
 class _Labelled(Spec):
@@ -46,12 +46,8 @@ class Regression(Spec):
     )
 
 
-def _text_classification_by_default(value: Any) -> Any:
-    return {"type": "text_classification", **value} if isinstance(value, dict) else value
-
-
 Task = Annotated[
     TextClassification | MultiLabel | Regression | Ordinal,
     Field(discriminator="type"),
-    BeforeValidator(_text_classification_by_default),
+    OfType("text_classification", allows_bare_names=False),
 ]

@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from ml.specs.base import Spec, spell_out
+from ml.specs.base import OfType, Spec
 
 
 class TuningSpec(Spec):
@@ -160,7 +160,7 @@ Tuning = Annotated[
     | PromptTuning
     | PrefixTuning,
     Field(discriminator="type"),
-    BeforeValidator(spell_out),
+    OfType(),
 ]
 
 # What families of encoders call some of a layer's linear layers. A base has one of each.

@@ -24,6 +24,7 @@ class BrokenHouse(AppHouse):
             raise {
                 "fault": RuntimeError(SECRET),
                 "busy": UnavailableError("Too much to do.", code="busy", retry_after=7),
+                "later": UnavailableError("Too much to do.", code="busy"),
                 "gone": NotFoundError("It isn't there.", code="thing_not_found", param="/thing"),
                 "teapot": HTTPException(418, "short and stout"),
                 "full": OSError(errno.ENOSPC, "No space left on device", SECRET),
@@ -116,3 +117,28 @@ def test_every_refusal_has_a_status_and_a_type_of_its_kind() -> None:
         "TooManyRequestsError": (429, "rate_limit_error"),
         "UnavailableError": (503, "unavailable_error"),
     }
+
+
+@pytest.mark.parametrize("body", ['{"dataset": ', "", "[" * 100_000, b'{"a": "\xff"}', "nul"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/predictions"])
+def test_a_body_that_is_no_json_is_one_error_everywhere(house: BrokenHouse, path: str, body: str | bytes) -> None:
+    reply = house.client.post(path, content=body, headers={"Content-Type": "application/json"})
+    if not body:
+        assert (reply.status_code, error_of(reply)["code"]) == (422, "missing_field")
+    else:
+        assert (reply.status_code, error_of(reply)["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/validate", "/v1/predictions", "/v1/evaluations"])
+def test_half_of_a_surrogate_pair_is_refused_in_words_that_can_be_sent(house: BrokenHouse, path: str) -> None:
+    for body in ('{"dataset": "\\ud800", "model": "\\ud800"}', '{"\\udfff": 1}'):
+        reply = house.client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert reply.status_code == 422
+        assert "\\ud" in error_of(reply)["message"]
+    loss = '{"dataset": "ds_1", "loss": {"type": "\\ud800"}}'
+    assert house.client.post("/v1/jobs", content=loss, headers={"Content-Type": "application/json"}).status_code == 422
+
+
+def test_a_refusal_for_now_always_says_when_to_come_again(house: BrokenHouse) -> None:
+    reply = house.client.get("/fail/later")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from ml.specs.base import Spec, spell_out
+from ml.specs.base import OfType, Spec
 from ml.specs.losses.auxiliary import KdSpec
 from ml.specs.losses.table import AnyLoss
 
@@ -15,10 +15,10 @@ class WeightSchedule(Spec):
     schedule: Literal["linear", "cosine", "step", "warmup"] = Field(
         description="linear and cosine go from one to the other; step jumps at `end`; warmup rises along a parabola."
     )
-    from_: float = Field(alias="from", ge=0, le=1e6)
-    to: float = Field(ge=0, le=1e6)
-    start: float = Field(0.0, ge=0, le=1)
-    end: float = Field(1.0, ge=0, le=1)
+    from_: float = Field(alias="from", ge=0, le=1e6, description="The weight at first.")
+    to: float = Field(ge=0, le=1e6, description="The weight at last.")
+    start: float = Field(0.0, ge=0, le=1, description="Share of all steps after which it begins to change.")
+    end: float = Field(1.0, ge=0, le=1, description="Share of all steps after which it is `to`.")
 
     @model_validator(mode="after")
     def _ends_after_it_starts(self) -> "WeightSchedule":
@@ -37,7 +37,7 @@ Weight = Annotated[
 ]
 
 
-OneLoss = Annotated[AnyLoss, BeforeValidator(spell_out)]
+OneLoss = Annotated[AnyLoss, OfType()]
 
 
 class Term(Spec):
@@ -46,7 +46,7 @@ class Term(Spec):
     id: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Names its metric series; default: the loss's type."
     )
-    loss: OneLoss
+    loss: OneLoss = Field(description="An object or its type, as `loss` of a job is; no composition.")
     weight: Weight = Field(1.0, description="A number, or a schedule.")
 
 
@@ -79,7 +79,7 @@ class DwaCombine(Combine):
     """Weights by how slowly each loss fell over the last two epochs (Liu et al. 2019)."""
 
     type: Literal["dwa"]
-    temperature: float = Field(2.0, gt=0, le=100)
+    temperature: float = Field(2.0, gt=0, le=100, description="Higher: more alike.")
 
 
 class GradNormCombine(Combine):
@@ -105,15 +105,19 @@ class RlwCombine(Combine):
 AnyCombine = Annotated[
     FixedCombine | NormalizedCombine | UncertaintyCombine | DwaCombine | GradNormCombine | PcGradCombine | RlwCombine,
     Field(discriminator="type"),
-    BeforeValidator(spell_out),
+    OfType(),
 ]
 
 
 class Composition(Spec):
     """Several terms."""
 
-    terms: list[Term] = Field(min_length=1, max_length=8)
-    combine: AnyCombine = Field(FixedCombine(type="fixed"))
+    terms: list[Term] = Field(
+        min_length=1, max_length=8, description="At least one is a task's loss; auxiliary ones stand beside it."
+    )
+    combine: AnyCombine = Field(
+        FixedCombine(type="fixed"), description="How terms become one number: an object or its type."
+    )
 
     @model_validator(mode="after")
     def _names_each_term_once(self) -> "Composition":
@@ -129,6 +133,24 @@ def _kind_of_loss(value: Any) -> str:
     is_composition = isinstance(value, Composition) or (isinstance(value, dict) and "terms" in value)
     return "<composition>" if is_composition else "<loss>"
 
+
+# Of a field that holds a Loss, and shown where it is typed.
+GRAMMAR = """What training minimises. Null: `cross_entropy`, `bce` or `mse`, by the task.
+
+- **One loss**, by its type: `"focal"`, or with its fields: `{"type": "focal", "gamma": 2}`.
+  `GET /v1/losses` lists them, with formulas.
+- **Several**, as `terms`, each with a `weight`:
+  `{"terms": [{"loss": "cross_entropy"}, {"loss": "r_drop", "weight": 0.5}]}`. Auxiliary losses (`r_drop`,
+  `supcon`, `fgm`, `entropy_min`, `kd`) stand beside a task's loss in this way.
+- **A weight that changes** over training, from `start` to `end` in shares of all steps:
+  `{"loss": "supcon", "weight": {"schedule": "cosine", "from": 1, "to": 0, "start": 0.2}}`. Schedules: `linear`,
+  `cosine`, `step`, `warmup`.
+- **How terms combine**: `"combine": "fixed"` adds them by weight; `normalized` divides each by its running mean;
+  `uncertainty`, `dwa` and `gradnorm` learn or adapt the weights; `pcgrad` takes conflicts out of the gradients; `rlw`
+  draws weights, as a control. With fields: `{"type": "gradnorm", "alpha": 1.5}`.
+- **Weights of labels** are a field of a loss, as `class_weights` of `cross_entropy`: `"balanced"`,
+  `{"scheme": "effective_number", "beta": 0.999}`, or a number for each label by its name, `{"refund": 2, "other": 1}`.
+"""
 
 Loss = Annotated[
     Annotated[OneLoss, Tag("<loss>")] | Annotated[Composition, Tag("<composition>")],

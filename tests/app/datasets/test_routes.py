@@ -310,7 +310,7 @@ class TestRefusals:
 
     def test_a_broken_form_is_refused(self, house: House) -> None:
         reply = house.client.post("/v1/datasets", content=b"", headers={"Content-Type": "multipart/form-data"})
-        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "bad_request")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_form")
 
     @pytest.mark.parametrize("content_type", ["text/csv", "application/json", "application/x-www-form-urlencoded", ""])
     def test_a_body_that_is_no_form_of_files_is_refused(self, house: House, content_type: str) -> None:

@@ -177,3 +177,14 @@ def test_a_dataset_that_is_gone_cannot_measure_the_model(tmp_path: Path) -> None
     reply = house.publish(claim.job_id, checkpoint)
     assert (reply.status_code, error_of(reply)["code"]) == (409, "dataset_deleted")
     house.close()
+
+
+def test_an_idempotency_key_is_for_one_checkpoint(house: House) -> None:
+    claim = house.train()
+    first, second = (house.checkpoint(claim, step) for step in (1, 2))
+    path = f"/v1/jobs/{claim.job_id}/checkpoints"
+    key = {"Idempotency-Key": "publish-once"}
+    jobs = [house.client.post(f"{path}/{first}/publish", headers=key).json()["id"] for _ in range(2)]
+    assert jobs[0] == jobs[1]
+    other = house.client.post(f"{path}/{second}/publish", headers=key)
+    assert (other.status_code, error_of(other)["code"]) == (422, "idempotency_key_reused")

@@ -582,7 +582,7 @@ def _job_routes(house: House, job: str) -> list[tuple[str, str]]:
 )
 def test_a_cursor_that_is_none_is_refused(house: House, path: str, after: str) -> None:
     reply = house.client.get(f"/v1/jobs/{house.submit()}{path}", params={"after": after})
-    assert reply.status_code == 400
+    assert reply.status_code == 422
     error = error_of(reply)
     assert (error["param"], error["code"]) == ("after", "invalid_cursor")
 

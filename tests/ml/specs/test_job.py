@@ -475,8 +475,3 @@ def test_the_json_schema_names_every_loss_with_its_limits() -> None:
     assert (gamma["minimum"], gamma["maximum"], gamma["default"]) == (0, 5, FocalSpec(type="focal").gamma)
     assert {spec.__name__ for spec in LOSS_SPECS.values()} <= set(schema["$defs"])
     assert {"Composition", "WeightSchedule", "UncertaintyCombine"} <= set(schema["$defs"])
-
-
-def test_the_example_of_the_schema_is_a_spec() -> None:
-    for example in JobSpec.model_json_schema()["examples"]:
-        JobSpec.model_validate(example)
