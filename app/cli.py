@@ -359,8 +359,10 @@ def list_keys(project: str, home: Path | None) -> None:
 @_home_option
 def rotate_key(key_id: str, overlap: int, project: str, home: Path | None) -> None:
     """Make a key like KEY_ID in its place, and print its secret."""
+    from app.keys.schemas import RotationRequest
+
     with _keys_of(project, home) as (service, operator):
-        row, secret = service.rotate(operator, key_id, overlap)
+        row, secret = service.rotate(operator, key_id, RotationRequest(overlap_seconds=overlap))
     click.echo(f"{row.id}\n{secret}")
 
 

@@ -127,6 +127,27 @@ EVALUATIONS: Examples = {
 
 ALIASES: Examples = {"model": _of("By the model's id", {"model": MODEL_ID})}
 
+KEYS: Examples = {
+    "predictions": _of(
+        "Predictions alone, for three months",
+        {"name": "support-frontend", "scopes": ["predict"], "expires_in_days": 90},
+    ),
+    "trainings": _of(
+        "Uploads and jobs, at most ten calls a second",
+        {"name": "nightly-training", "scopes": ["datasets", "jobs"], "limits": {"requests_per_minute": 600}},
+    ),
+}
+ROTATIONS: Examples = {"an hour": _of("The old secret works for another hour", {"overlap_seconds": 3600})}
+_LIMITS = {"live_jobs": 20, "stored_bytes": 50_000_000_000, "requests_per_minute": 1_200}
+PROJECTS: Examples = {
+    "plain": _of("With the server's own limits", {"name": "support"}),
+    "limited": _of("With limits of its own", {"name": "support", "limits": _LIMITS}),
+}
+PROJECT_CHANGES: Examples = {
+    "limits": _of("Other limits", {"limits": _LIMITS}),
+    "no limit": _of("No limit on uploads, whatever the server's own", {"limits": {"upload_bytes_per_day": None}}),
+}
+
 _CSV = "text,label\nWhere is my parcel?,delivery\nI want my money back,refund\nI cannot log in,account\n"
 
 DATASETS: Examples = {

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Response
 
 from app.http.auth import Authenticated, needs
+from app.http.examples import KEYS, ROTATIONS
 from app.http.idempotency import IdempotencyKey
 from app.http.pagination import NewestFirst, Page
 from app.http.services import Wired
@@ -12,11 +13,12 @@ from app.keys.schemas import Key, KeyRequest, NewKey, RotationRequest
 
 router = APIRouter(prefix="/v1/keys", tags=["keys and projects"])
 ADMIN = [needs("admin")]
+_A_DAY = RotationRequest()
 
 
 @router.post("", status_code=201, summary="Make an API key", dependencies=ADMIN)
 def create_key(
-    asked: Annotated[KeyRequest, Body()],
+    asked: Annotated[KeyRequest, Body(openapi_examples=KEYS)],
     caller: Authenticated,
     services: Wired,
     response: Response,
@@ -53,12 +55,13 @@ def rotate_key(
     caller: Authenticated,
     services: Wired,
     response: Response,
-    asked: Annotated[RotationRequest, Body()] = RotationRequest(),  # noqa: B008 - it is frozen by use
+    asked: Annotated[RotationRequest, Body(openapi_examples=ROTATIONS)] = _A_DAY,
+    idempotency_key: IdempotencyKey = None,
 ) -> NewKey:
     """A new key with the same name, scopes and limits. The old one works beside it for `overlap_seconds`, so that who
     uses it can change over without a pause. 409 for a key that lives no more.
     """
-    row, secret = services.keys.rotate(caller, key_id, asked.overlap_seconds)
+    row, secret = services.keys.rotate(caller, key_id, asked, idempotency_key)
     response.headers["Location"] = f"/v1/keys/{row.id}"
     return NewKey.made(row, secret)
 

@@ -18,15 +18,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200, description="For peopl
 class KeyRequest(BaseModel):
     """What a new key may do, and for how long."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"name": "support-frontend", "scopes": ["predict"], "expires_in_days": 90},
-                {"name": "nightly-training", "scopes": ["datasets", "jobs"], "limits": {"requests_per_minute": 600}},
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="forbid")
 
     name: Name
     scopes: list[Scope] = Field(
@@ -54,7 +46,7 @@ class KeyRequest(BaseModel):
 class RotationRequest(BaseModel):
     """How long the old secret is to work beside the new one."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     overlap_seconds: int = Field(
         _DAY_SECONDS, ge=0, le=30 * _DAY_SECONDS, description="Time to hand the new secret out; 0 ends the old at once."

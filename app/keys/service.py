@@ -25,7 +25,7 @@ from app.http.pagination import PageRequest
 from app.ids import new_id
 from app.keys import repository
 from app.keys.caller import FIRST_PROJECT, OPERATOR, Caller
-from app.keys.schemas import KeyRequest
+from app.keys.schemas import KeyRequest, RotationRequest
 from app.limits.schemas import Rates
 from app.periodic import Periodic
 
@@ -122,12 +122,18 @@ class KeyService:
         with self._database.read() as session:
             return repository.list_keys(session, project_id, page)
 
-    def rotate(self, caller: Caller, key_id: str, overlap_seconds: int) -> tuple[KeyRow, str]:
-        """A new key with the name, scopes and limits of this one, which lives on for so long. Raises NotFoundError, and
-        ConflictError for a key that lives no more.
+    def rotate(
+        self, caller: Caller, key_id: str, asked: RotationRequest, idempotency_key: str | None = None
+    ) -> tuple[KeyRow, str | None]:
+        """A new key with the name, scopes and limits of this one, which lives on for so long, and its secret; of a
+        repeat the key that was made, and no secret. Raises NotFoundError, and ConflictError for a key that lives no
+        more.
         """
-        now = time.time()
-        with self._database.write() as session:
+        now, overlap_seconds = time.time(), asked.overlap_seconds
+        idempotency = idempotency_of(caller, idempotency_key, {"rotate": key_id, **asked.model_dump()})
+        made: list[str] = []
+
+        def insert(session: Session) -> KeyRow:
             repository.lock_project(session, caller.project_id)
             old = _found(repository.find(session, caller.project_id, key_id), key_id)
             _require_live(old, now)
@@ -135,8 +141,12 @@ class KeyService:
             old.expires_at = min(old.expires_at or now + overlap_seconds, now + overlap_seconds)
             session.add(row)
             record(session, caller, "key.rotated", key_id, to=row.id, overlap_seconds=overlap_seconds)
+            made.append(secret)
+            return row
+
+        stored = create_once(self._database, KeyRow, idempotency, insert)
         self._forget(key_id)
-        return row, secret
+        return stored, made[0] if made else None
 
     def revoke(self, caller: Caller, key_id: str) -> None:
         """Let a key open nothing from now on; a repeat changes nothing. Raises NotFoundError, and ConflictError for the

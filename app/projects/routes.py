@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Response
 
 from app.http.auth import Authenticated, needs
+from app.http.examples import PROJECT_CHANGES, PROJECTS
 from app.http.idempotency import IdempotencyKey
 from app.http.pagination import NewestFirst, Page
 from app.http.services import Wired
@@ -16,7 +17,7 @@ router = APIRouter(prefix="/v1/projects", tags=["keys and projects"], dependenci
 
 @router.post("", status_code=201, summary="Make a project")
 def create_project(
-    asked: Annotated[ProjectRequest, Body()],
+    asked: Annotated[ProjectRequest, Body(openapi_examples=PROJECTS)],
     caller: Authenticated,
     services: Wired,
     response: Response,
@@ -46,7 +47,10 @@ def get_project(project_id: str, caller: Authenticated, services: Wired) -> Proj
 
 @router.patch("/{project_id}", summary="Change a project")
 def change_project(
-    project_id: str, asked: Annotated[ProjectChange, Body()], caller: Authenticated, services: Wired
+    project_id: str,
+    asked: Annotated[ProjectChange, Body(openapi_examples=PROJECT_CHANGES)],
+    caller: Authenticated,
+    services: Wired,
 ) -> Project:
     """Another name, or other limits. Every process keeps to them within 2 seconds."""
     return Project.of(services.projects.change(caller, project_id, asked))

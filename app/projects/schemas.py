@@ -3,19 +3,16 @@
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
 
 from app.db.tables import ProjectRow
 from app.keys.schemas import Name, NewKey
 from app.limits.schemas import Limits
 
-_LIMITS: JsonDict = {"live_jobs": 20, "stored_bytes": 50_000_000_000, "requests_per_minute": 1_200}
-
 
 class ProjectRequest(BaseModel):
     """A new project."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "support", "limits": _LIMITS}]})
+    model_config = ConfigDict(extra="forbid")
 
     name: Name
     limits: Limits = Field(
@@ -26,7 +23,7 @@ class ProjectRequest(BaseModel):
 class ProjectChange(BaseModel):
     """What is to be otherwise; what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"limits": _LIMITS}]})
+    model_config = ConfigDict(extra="forbid")
 
     name: Name | None = None
     limits: Limits | None = Field(

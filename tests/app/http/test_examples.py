@@ -33,6 +33,10 @@ class House(BulkHouse):
         """The example, with our own ids in the place of its own."""
         text = json.dumps(value).replace(DATASET_ID, self.described).replace(MODEL_ID, self.model)
         path = one.path.replace("{name}", "production")
+        if "{key_id}" in path:
+            key = self.client.post("/v1/keys", json={"name": "k", "scopes": ["predict"]}).raise_for_status()
+            path = path.replace("{key_id}", key.json()["id"])
+        path = path.replace("{project_id}", "proj_default")
         if media_type == "application/json":
             return self.client.request(one.method, path, content=text, headers={"Content-Type": media_type})
         form = json.loads(text)

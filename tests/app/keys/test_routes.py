@@ -83,6 +83,14 @@ def test_two_keys_live_while_one_takes_the_others_place(house: AppHouse) -> None
     assert status_with(house, newest["secret"]) == 200
 
 
+def test_a_repeated_rotation_makes_one_key_and_shows_its_secret_once(house: AppHouse) -> None:
+    key = make(house)
+    path, headers = f"/v1/keys/{key['id']}/rotate", {"Idempotency-Key": "once"}
+    first, again = (house.client.post(path, json={}, headers=headers).json() for _ in range(2))
+    assert first["id"] == again["id"] != key["id"]
+    assert (again["secret"], first["secret"][:3]) == (None, "mk_")
+
+
 def test_a_rotation_shortens_a_life_and_never_lengthens_it(house: AppHouse) -> None:
     key = make(house, expires_in_days=0.01)
     house.client.post(f"/v1/keys/{key['id']}/rotate")
