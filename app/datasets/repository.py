@@ -1,9 +1,12 @@
 """All SQL on datasets. Every query stays in one project."""
 
+from collections.abc import Mapping
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.tables import DatasetRow
+from app.http.metadata import where_metadata
 from app.http.pagination import PageRequest, fetch_page
 
 
@@ -24,7 +27,10 @@ def find_for_update(session: Session, project_id: str, dataset_id: str) -> Datas
     )
 
 
-def list_page(session: Session, project_id: str, request: PageRequest) -> tuple[list[DatasetRow], bool]:
-    """One page of the project's datasets, and whether more follow."""
+def list_page(
+    session: Session, project_id: str, request: PageRequest, metadata: Mapping[str, str]
+) -> tuple[list[DatasetRow], bool]:
+    """One page of the project's datasets that have these pairs of metadata, and whether more follow."""
     query = select(DatasetRow).where(DatasetRow.project_id == project_id)
+    query = where_metadata(session, query, DatasetRow.extra, metadata)
     return fetch_page(session, query, DatasetRow.id, request)

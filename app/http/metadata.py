@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ml.specs.job import Metadata
 
-__all__ = ["Metadata", "MetadataFilter", "where_metadata"]
+__all__ = ["METADATA_PARAMETER", "Metadata", "MetadataFilter", "where_metadata"]
 
 _PREFIX = "metadata["
 
@@ -24,6 +24,17 @@ def _metadata_filter(request: Request) -> dict[str, str]:
         if name.startswith(_PREFIX) and name.endswith("]")
     }
 
+
+# What the document says of it: the framework sees no parameter whose name is open.
+METADATA_PARAMETER = {
+    "name": "metadata",
+    "in": "query",
+    "required": False,
+    "style": "deepObject",
+    "explode": True,
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+    "description": "`metadata[key]=value`: only what has this pair; several must all be there.",
+}
 
 MetadataFilter = Annotated[dict[str, str], Depends(_metadata_filter)]
 
