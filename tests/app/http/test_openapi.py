@@ -122,7 +122,9 @@ def test_no_component_is_left_over(document: dict[str, Any]) -> None:
     assert set(document["components"]["headers"]) == set(HEADERS)
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets/ds_none", "/v1/aliases/production", "/healthz"])
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs", "/v1/jobs/validate", "/v1/datasets/ds_none", "/v1/aliases/production", "/healthz"]
+)
 def test_a_path_tells_all_the_methods_it_answers(house: AppHouse, document: dict[str, Any], path: str) -> None:
     template = {"/v1/datasets/ds_none": "/v1/datasets/{dataset_id}", "/v1/aliases/production": "/v1/aliases/{name}"}
     documented = {method.upper() for method in document["paths"][template.get(path, path)]}
