@@ -40,6 +40,9 @@ prove-tunings: $(SETUP)  ## Train MiniLM on real questions by every tuning, and 
 faults: $(SETUP)  ## Every row of the fault table, again and again, with a report (about an hour on 2 cores)
 	$(BIN)/python -m pytest -q -m "proof or not proof" tests/faults --faults --numprocesses 2
 
+fuzz: $(SETUP)  ## schemathesis over the whole API, and any bytes into every upload parser, at length (about an hour)
+	$(BIN)/python -m pytest -q -m "proof or not proof" --hypothesis-profile fuzz --timeout 3600 tests/app/http/test_schemathesis.py tests/ml/data/test_any_bytes.py
+
 check: $(SETUP)  ## Lint, types and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

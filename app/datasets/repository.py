@@ -1,9 +1,13 @@
 """All SQL on datasets. Every query stays in one project."""
 
-from sqlalchemy import select
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from app.db.tables import DatasetRow
+from app.db.tables import DatasetMetadataRow, DatasetRow
+from app.http.metadata import join_metadata
 from app.http.pagination import PageRequest, fetch_page_of
 
 
@@ -24,7 +28,10 @@ def find_for_update(session: Session, project_id: str, dataset_id: str) -> Datas
     )
 
 
-def list_page(session: Session, project_id: str, request: PageRequest) -> tuple[list[DatasetRow], bool]:
-    """One page of the project's datasets, and whether more follow."""
-    query = select(DatasetRow).where(DatasetRow.project_id == project_id)
-    return fetch_page_of(session, query, DatasetRow, DatasetRow.id, request)
+def list_page(
+    session: Session, project_id: str, request: PageRequest, metadata: Mapping[str, str]
+) -> tuple[list[DatasetRow], bool]:
+    """One page of the project's datasets that have these pairs of metadata, and whether more follow."""
+    query: Select[Any] = select(DatasetRow).where(DatasetRow.project_id == project_id)
+    query, key = join_metadata(query, DatasetRow, DatasetMetadataRow, metadata, project_id=project_id)
+    return fetch_page_of(session, query, DatasetRow, key, request)

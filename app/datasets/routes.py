@@ -14,6 +14,7 @@ from app.http.auth import Authenticated, authenticate_request, needs, require_sc
 from app.http.errors import FORM_TYPE, ErrorBody
 from app.http.examples import DATASETS
 from app.http.idempotency import IdempotencyKey
+from app.http.metadata import METADATA_PARAMETER, MetadataFilter
 from app.http.openapi import FILE_SCHEMA
 from app.http.pagination import NewestFirst, OldestFirst, Page
 from app.http.services import Wired
@@ -73,7 +74,13 @@ def router(settings: Settings) -> APIRouter:
         dependencies=[Depends(_known_fields)],
         form_limits={"max_files": 1, "max_fields": 8, "max_part_size": MAX_FIELD_BYTES},
     )
-    routes.add_api_route("", list_datasets, methods=["GET"], summary="List datasets")
+    routes.add_api_route(
+        "",
+        list_datasets,
+        methods=["GET"],
+        summary="List datasets",
+        openapi_extra={"parameters": [METADATA_PARAMETER]},
+    )
     routes.add_api_route("/{dataset_id}", get_dataset, methods=["GET"], summary="Get a dataset")
     routes.add_api_route("/{dataset_id}/rows", list_rows, methods=["GET"], summary="Read rows")
     routes.add_api_route(
@@ -129,9 +136,9 @@ def create_dataset(
     return Dataset.of(row)
 
 
-def list_datasets(caller: Authenticated, services: Wired, page: NewestFirst) -> Page[Dataset]:
-    """The project's datasets."""
-    rows, has_more = services.datasets.list_page(caller.project_id, page)
+def list_datasets(caller: Authenticated, services: Wired, page: NewestFirst, metadata: MetadataFilter) -> Page[Dataset]:
+    """The project's datasets, the newest first. `metadata[key]=value` filters."""
+    rows, has_more = services.datasets.list_page(caller.project_id, page, metadata)
     return Page[Dataset].model_validate(page.page([Dataset.of(row) for row in rows], has_more=has_more))
 
 

@@ -5,7 +5,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,10 +104,12 @@ class DatasetService:
         with self._database.read() as session:
             return _found(repository.find(session, project_id, dataset_id), dataset_id)
 
-    def list_page(self, project_id: str, request: PageRequest) -> tuple[list[DatasetRow], bool]:
-        """One page of datasets, and whether more follow."""
+    def list_page(
+        self, project_id: str, request: PageRequest, metadata: Mapping[str, str]
+    ) -> tuple[list[DatasetRow], bool]:
+        """One page of the datasets that have these pairs of metadata, and whether more follow."""
         with self._database.read() as session:
-            return repository.list_page(session, project_id, request)
+            return repository.list_page(session, project_id, request, metadata)
 
     def delete(self, caller: Caller, dataset_id: str) -> None:
         """Remove a dataset that no live job needs, the row first. Raises NotFoundError and InUseError."""

@@ -297,9 +297,21 @@ class ModelMetadataRow(Base):
     id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, index=True)
 
 
+class DatasetMetadataRow(Base):
+    """The same of a dataset."""
+
+    __tablename__ = "dataset_metadata"
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+@event.listens_for(DatasetRow, "after_insert")
 @event.listens_for(JobRow, "after_insert")
 @event.listens_for(ModelRow, "after_insert")
-def _write_pairs(_mapper: object, connection: Connection, row: JobRow | ModelRow) -> None:
+def _write_pairs(_mapper: object, connection: Connection, row: DatasetRow | JobRow | ModelRow) -> None:
     """A row's pairs are written with it, whoever adds it."""
     if not row.extra:
         return
@@ -307,4 +319,4 @@ def _write_pairs(_mapper: object, connection: Connection, row: JobRow | ModelRow
     if isinstance(row, JobRow):
         connection.execute(insert(JobMetadataRow), [{"kind": row.kind, **pair} for pair in pairs])
     else:
-        connection.execute(insert(ModelMetadataRow), pairs)
+        connection.execute(insert(ModelMetadataRow if isinstance(row, ModelRow) else DatasetMetadataRow), pairs)

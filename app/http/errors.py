@@ -142,9 +142,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def _methods_of(request: Request) -> list[str]:
     """What a path answers. The router knows those of the first route alone that has this path."""
-    routes = request.app.routes
-    methods = ("GET", "POST", "PUT", "PATCH", "DELETE")
-    found = [m for m in methods if any(r.matches({**request.scope, "method": m})[0] is Match.FULL for r in routes)]
+    if (item := request.app.openapi()["paths"].get(request.scope["path"])) is not None:
+        found = [method.upper() for method in item]  # not those of a path with an id in this one's place
+    else:
+        routes, methods = request.app.routes, ("GET", "POST", "PUT", "PATCH", "DELETE")
+        found = [m for m in methods if any(r.matches({**request.scope, "method": m})[0] is Match.FULL for r in routes)]
     return [*found, *(["HEAD"] if "GET" in found else []), "OPTIONS"]
 
 

@@ -10,10 +10,10 @@ from fastapi import Depends, Request
 from sqlalchemy import Select
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
-from app.db.tables import JobMetadataRow, JobRow, ModelMetadataRow, ModelRow
+from app.db.tables import DatasetMetadataRow, DatasetRow, JobMetadataRow, JobRow, ModelMetadataRow, ModelRow
 from ml.specs.job import Metadata
 
-__all__ = ["Metadata", "MetadataFilter", "join_metadata"]
+__all__ = ["METADATA_PARAMETER", "Metadata", "MetadataFilter", "join_metadata"]
 
 _PREFIX = "metadata["
 
@@ -26,14 +26,26 @@ def _metadata_filter(request: Request) -> dict[str, str]:
     }
 
 
+# What the document says of it: the framework sees no parameter whose name is open.
+METADATA_PARAMETER = {
+    "name": "metadata",
+    "in": "query",
+    "required": False,
+    "style": "deepObject",
+    "explode": True,
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+    "description": "`metadata[key]=value`: only what has this pair; several must all be there.",
+}
+
 MetadataFilter = Annotated[dict[str, str], Depends(_metadata_filter)]
 
 
-Pairs = type[JobMetadataRow] | type[ModelMetadataRow]
+Things = type[DatasetRow] | type[JobRow] | type[ModelRow]
+Pairs = type[DatasetMetadataRow] | type[JobMetadataRow] | type[ModelMetadataRow]
 
 
 def join_metadata(
-    query: Select[Any], row: type[JobRow] | type[ModelRow], pairs: Pairs, metadata: Mapping[str, str], **scope: str
+    query: Select[Any], row: Things, pairs: Pairs, metadata: Mapping[str, str], **scope: str
 ) -> tuple[Select[Any], InstrumentedAttribute[str]]:
     """The rows whose metadata hold all these pairs, and the id to page by: it is in the order of the pairs' index.
 

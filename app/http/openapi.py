@@ -167,6 +167,7 @@ def operations(document: dict[str, Any]) -> Iterator[Operation]:
 
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
     components = document["components"]
+    _suit_generators(components["schemas"])
     components["headers"] = {
         name: {"description": description, "required": True, "schema": {"type": kind}}
         for name, (description, kind) in HEADERS.items()
@@ -174,6 +175,11 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     components["examples"] = {status: {"value": {"error": one.example}} for status, one in REFUSALS.items()}
     for operation in operations(document):
         for parameter in operation.body.get("parameters", ()):
+            if parameter["in"] == "header":  # several lines of one are read as one with commas
+                one = parameter["schema"].get("anyOf", [{}])[0]
+                if one.get("type") == "array":
+                    parameter["schema"]["anyOf"][0] = {"type": "string"}
+                    parameter["schema"]["examples"] = [", ".join(e) for e in parameter["schema"]["examples"]]
             if parameter["in"] == "path" and parameter["name"].endswith("_id"):
                 thing = parameter["name"].removesuffix("_id").replace("_", " ")
                 parameter.setdefault("description", f"Id of the {thing}.")
@@ -188,6 +194,20 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
             response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in named}
         operation.body["responses"] = dict(sorted(responses.items()))
     return document
+
+
+def _suit_generators(node: Any) -> None:
+    """Where a bare name may stand for an object, the default is told by its name: generators take no objects there. Nor
+    do they know a file by `contentMediaType` alone.
+    """
+    if isinstance(node, dict):
+        if "contentMediaType" in node:
+            node["format"] = FILE_SCHEMA["format"]
+        default, members = node.get("default"), node.get("anyOf", ())
+        if isinstance(default, dict) and any(default.get("type") in one.get("enum", ()) for one in members):
+            node["default"] = default["type"]
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _suit_generators(child)
 
 
 # What the framework says of a response that a route declares without words of its own.

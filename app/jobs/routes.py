@@ -12,7 +12,7 @@ from app.db.tables import JobRow
 from app.http.auth import Authenticated, needs
 from app.http.examples import JOBS
 from app.http.idempotency import IdempotencyKey
-from app.http.metadata import MetadataFilter
+from app.http.metadata import METADATA_PARAMETER, MetadataFilter
 from app.http.pagination import NewestFirst, OldestFirst, Page
 from app.http.prefer import Prefer, wait_seconds
 from app.http.services import Services, Wired
@@ -91,7 +91,7 @@ async def _wait_for_end(services: Services, row: JobRow, seconds: int) -> JobRow
     return row
 
 
-@router.get("", summary="List jobs")
+@router.get("", summary="List jobs", openapi_extra={"parameters": [METADATA_PARAMETER]})
 def list_jobs(
     caller: Authenticated,
     services: Wired,

@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse
 
 from app.http.auth import Authenticated, needs
 from app.http.errors import ErrorBody
-from app.http.metadata import MetadataFilter
+from app.http.metadata import METADATA_PARAMETER, MetadataFilter
 from app.http.openapi import FILE_SCHEMA
 from app.http.pagination import NewestFirst, Page
 from app.http.services import Wired
@@ -17,7 +17,7 @@ from app.models.schemas import ModelBody, ModelReport
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[needs("jobs")])
 
 
-@router.get("", summary="List models")
+@router.get("", summary="List models", openapi_extra={"parameters": [METADATA_PARAMETER]})
 def list_models(caller: Authenticated, services: Wired, page: NewestFirst, metadata: MetadataFilter) -> Page[ModelBody]:
     """The project's models, the newest first. `metadata[key]=value` filters."""
     rows, has_more = services.models.list_page(caller.project_id, page, metadata)

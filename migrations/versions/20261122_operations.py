@@ -35,6 +35,17 @@ def upgrade() -> None:
     with op.batch_alter_table('model_metadata', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_model_metadata_id'), ['id'], unique=False)
 
+    op.create_table('dataset_metadata',
+    sa.Column('project_id', sa.String(), nullable=False),
+    sa.Column('key', sa.String(), nullable=False),
+    sa.Column('value', sa.String(), nullable=False),
+    sa.Column('id', sa.String(), nullable=False),
+    sa.ForeignKeyConstraint(['id'], ['datasets.id'], name=op.f('fk_dataset_metadata_id_datasets'), ondelete='CASCADE'),
+    sa.PrimaryKeyConstraint('project_id', 'key', 'value', 'id', name=op.f('pk_dataset_metadata'))
+    )
+    with op.batch_alter_table('dataset_metadata', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_dataset_metadata_id'), ['id'], unique=False)
+
     with op.batch_alter_table('checkpoints', schema=None) as batch_op:
         batch_op.create_index('ix_checkpoints_bytes', ['bytes'], unique=False)
 
@@ -70,10 +81,11 @@ def upgrade() -> None:
         "INSERT INTO job_metadata (project_id, kind, key, value, id) SELECT row.project_id, row.kind, pair.key, "
         f"pair.value, row.id FROM jobs AS row, {pairs}(row.metadata) AS pair"
     )
-    op.execute(
-        "INSERT INTO model_metadata (project_id, key, value, id) SELECT row.project_id, pair.key, pair.value, row.id "
-        f"FROM models AS row, {pairs}(row.metadata) AS pair"
-    )
+    for table, rows in (("model_metadata", "models"), ("dataset_metadata", "datasets")):
+        op.execute(
+            f"INSERT INTO {table} (project_id, key, value, id) SELECT row.project_id, pair.key, pair.value, row.id "
+            f"FROM {rows} AS row, {pairs}(row.metadata) AS pair"
+        )
 
 
 def downgrade() -> None:
@@ -105,6 +117,10 @@ def downgrade() -> None:
     with op.batch_alter_table('checkpoints', schema=None) as batch_op:
         batch_op.drop_index('ix_checkpoints_bytes')
 
+    with op.batch_alter_table('dataset_metadata', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_dataset_metadata_id'))
+
+    op.drop_table('dataset_metadata')
     with op.batch_alter_table('model_metadata', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_model_metadata_id'))
 

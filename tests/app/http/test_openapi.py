@@ -10,7 +10,7 @@ from openapi_spec_validator import validate
 
 from app.http.docs import TAGS
 from app.http.openapi import ERROR_BODY, HEADERS, Operation, operations
-from tests.service import AppHouse, error_of
+from tests.service import AppHouse, error_of, tickets, upload
 
 ROOT = Path(__file__).parents[3]
 
@@ -122,7 +122,9 @@ def test_no_component_is_left_over(document: dict[str, Any]) -> None:
     assert set(document["components"]["headers"]) == set(HEADERS)
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets/ds_none", "/v1/aliases/production", "/healthz"])
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs", "/v1/jobs/validate", "/v1/datasets/ds_none", "/v1/aliases/production", "/healthz"]
+)
 def test_a_path_tells_all_the_methods_it_answers(house: AppHouse, document: dict[str, Any], path: str) -> None:
     template = {"/v1/datasets/ds_none": "/v1/datasets/{dataset_id}", "/v1/aliases/production": "/v1/aliases/{name}"}
     documented = {method.upper() for method in document["paths"][template.get(path, path)]}
@@ -148,3 +150,11 @@ def test_a_slash_at_the_end_is_another_path_and_leads_nowhere(house: AppHouse) -
     assert reply.status_code == 404
     assert "none ends with a slash" in error_of(reply)["message"]
     assert house.client_with(None).get("/v1/jobs/").status_code == 401
+
+
+def test_lists_of_what_has_metadata_filter_by_them(house: AppHouse, every: list[Operation]) -> None:
+    paths = [one.path for one in every if any(p["name"] == "metadata" for p in one.body.get("parameters", ()))]
+    assert paths == ["/v1/datasets", "/v1/jobs", "/v1/models"]
+    mine, _ = (upload(house.client, tickets(9), metadata=json.dumps({"team": team})) for team in ("a", "b"))
+    found = house.client.get("/v1/datasets", params={"metadata[team]": "a"}).json()["data"]
+    assert [one["id"] for one in found] == [mine]
