@@ -147,3 +147,11 @@ def test_as_a_program_it_answers_in_one_line_of_json_and_loads_no_torch(folder: 
     for path, problem in [(folder, "a.pkl"), (folder.parent / "none", "no such folder")]:
         ran = subprocess.run([sys.executable, "-m", "ml.base_folder", str(path)], capture_output=True, check=True)
         assert problem in json.loads(ran.stdout)["problem"]
+
+
+def test_nothing_of_ours_unpickles_or_trusts_code_from_elsewhere() -> None:
+    root = Path(__file__).parents[2]
+    words = ("trust_remote_code=", "torch.load(", "import pickle", "weights_only=False", "allow_pickle=True")
+    sources = [file for part in ("app", "ml", "workers", "migrations") for file in (root / part).rglob("*.py")]
+    assert len(sources) > 100
+    assert [(file.name, word) for file in sources for word in words if word in file.read_text()] == []
