@@ -109,23 +109,28 @@ def router(settings: Settings) -> APIRouter:
     return routes
 
 
+def optional_field(description: str) -> Any:
+    """A field that the page /docs sends empty, which is as if left out: without an example it fills in "string"."""
+    return Form(description=description, examples=[""])
+
+
 def create_dataset(
     caller: Authenticated,
     services: Wired,
     response: Response,
     file: Annotated[UploadFile, File(description="CSV, TSV, JSONL or Parquet, plain or gzip.")],
-    name: Annotated[str | None, Form(description="Default: the file's name.")] = None,
+    name: Annotated[str | None, optional_field("Default: the file's name.")] = None,
     columns: Annotated[
         str | None,
-        Form(
-            description="A JSON object from role (text, text_pair, label, group, split) to header; default: by name.",
-            examples=['{"text": "sentence1", "text_pair": "sentence2", "label": "score"}'],
+        optional_field(
+            "A JSON object from role (text, text_pair, label, group, split) to header, e.g. "
+            '`{"text": "sentence1", "text_pair": "sentence2", "label": "score"}`; default: by name.'
         ),
     ] = None,
-    encoding: Annotated[str | None, Form(description="Default: UTF-8.", examples=["cp1252"])] = None,
-    delimiter: Annotated[str | None, Form(description="One character; default: found in the header.")] = None,
+    encoding: Annotated[str | None, optional_field("E.g. cp1252; default: UTF-8.")] = None,
+    delimiter: Annotated[str | None, optional_field("One character; default: found in the header.")] = None,
     metadata: Annotated[
-        str | None, Form(description="A JSON object of up to 16 pairs of text.", examples=['{"team": "nlp"}'])
+        str | None, optional_field('A JSON object of up to 16 pairs of text, e.g. `{"team": "nlp"}`.')
     ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Dataset:

@@ -158,3 +158,12 @@ def test_lists_of_what_has_metadata_filter_by_them(house: AppHouse, every: list[
     mine, _ = (upload(house.client, tickets(9), metadata=json.dumps({"team": team})) for team in ("a", "b"))
     found = house.client.get("/v1/datasets", params={"metadata[team]": "a"}).json()["data"]
     assert [one["id"] for one in found] == [mine]
+
+
+def test_a_file_alone_can_be_sent_from_the_page(house: AppHouse, document: dict[str, Any]) -> None:
+    """It fills each field of a form in with its example, or with "string", and sends those that are empty as well."""
+    fields = document["components"]["schemas"]["Body_create_dataset"]["properties"]
+    assert {name: field.get("examples") for name, field in fields.items() if name != "file"} == {
+        name: [""] for name in ("name", "columns", "encoding", "delimiter", "metadata")
+    }
+    upload(house.client, tickets(9), **{name: "" for name in fields if name != "file"})
