@@ -80,6 +80,12 @@ class SlowClientError(ServiceError):
     status = 408
 
 
+class HeadTooLargeError(ServiceError):
+    """The request's headers are larger than any may be."""
+
+    status = 431
+
+
 class PayloadTooLargeError(ServiceError):
     """More than this caller may ever send at once."""
 

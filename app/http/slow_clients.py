@@ -6,15 +6,23 @@ slowly it may come. What is counted here is a request's bytes as they arrive, he
 
 import asyncio
 from collections.abc import Collection
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.errors import SlowClientError
+from app.errors import HeadTooLargeError, ServiceError, SlowClientError
 from app.http.errors import error_reply
 from app.ids import new_id
 
 _LOOK_EVERY_SECONDS = 0.5
+# Of a request's line and headers: httptools itself takes any number.
+MAX_HEAD_BYTES = 1 << 16
+
+
+_HEAD_TOO_LARGE = HeadTooLargeError(
+    f"The request's line and headers have more than {MAX_HEAD_BYTES:,} bytes. Send less in them.", code="head_too_large"
+)
 
 
 class WatchedProtocol(HttpToolsProtocol):
@@ -25,6 +33,7 @@ class WatchedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.coming_since: float | None = self.loop.time()
         self.came = 0
+        self.is_in_head = True
 
     def data_received(self, data: bytes) -> None:
         """Some of a request came."""
@@ -32,6 +41,18 @@ class WatchedProtocol(HttpToolsProtocol):
             self.coming_since, self.came = self.loop.time(), 0
         self.came += len(data)
         super().data_received(data)
+        if self.is_in_head and self.came > MAX_HEAD_BYTES:
+            self.end(_HEAD_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.is_in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Its body is next, if it has one."""
+        self.is_in_head = False
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """A request has come whole."""
@@ -47,13 +68,14 @@ class WatchedProtocol(HttpToolsProtocol):
             return False
         return self.loop.time() - self.coming_since > grace_seconds + self.came / bytes_per_second
 
-    def end(self, error: SlowClientError) -> None:
+    def end(self, error: ServiceError) -> None:
         """Say why, where no reply has begun, and close."""
         has_begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if not self.transport.is_closing() and not has_begun:
             body = bytes(error_reply(error).body)
             head = (
-                f"HTTP/1.1 {error.status} Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
+                f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
+                "content-type: application/json\r\nconnection: close\r\n"
                 f"content-length: {len(body)}\r\nx-request-id: {new_id('req')}\r\n\r\n"
             )
             self.transport.write(head.encode() + body)

@@ -33,10 +33,10 @@ def read_parquet(source: Source, options: IngestOptions, scratch: Path) -> TextT
     file = _explained(lambda: parquet.ParquetFile(path, memory_map=False, buffer_size=1 << 20))
     headers = list(file.schema_arrow.names)
     check_headers(headers, options)
-    return TextTable(headers, _parquet_batches(file, headers, options))
+    return TextTable(headers, _parquet_batches(file, headers, source))
 
 
-def _parquet_batches(file: Any, headers: list[str], options: IngestOptions) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(file: Any, headers: list[str], source: Source) -> Iterator[pa.RecordBatch]:
     batches = file.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
     schema = text_schema(headers)
     total = 0
@@ -44,13 +44,7 @@ def _parquet_batches(file: Any, headers: list[str], options: IngestOptions) -> I
         columns = [_text_array(column, name) for name, column in zip(headers, batch.columns, strict=True)]
         texts = pa.RecordBatch.from_arrays(columns, schema=schema)
         total += texts.nbytes
-        if options.max_bytes is not None and total > options.max_bytes:
-            raise refuse(
-                "/file",
-                f"the file holds more than {options.max_bytes:,} bytes once decoded, the most a dataset may have. "
-                "Split it.",
-                "file_too_large",
-            )
+        source.check_size(total, " once decoded")
         yield texts
 
 

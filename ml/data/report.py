@@ -4,6 +4,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml.specs.facts import DatasetFacts
 
+# Below it even a file of one repeated line is small.
+RATIO_FROM_BYTES = 50_000_000
+
 
 class IngestOptions(BaseModel):
     """How to read an upload, and how much of it. A limit that is None is not enforced."""
@@ -15,6 +18,7 @@ class IngestOptions(BaseModel):
     encoding: str | None = None
     delimiter: str | None = None
     max_bytes: int | None = None  # after decompression
+    max_ratio: int = 200  # decompressed bytes for each that was uploaded, from RATIO_FROM_BYTES on
     max_rows: int | None = None
     max_columns: int = 1_000
     max_cell_bytes: int = 1_000_000

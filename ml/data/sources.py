@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ml.data.report import IngestOptions
+from ml.data.report import RATIO_FROM_BYTES, IngestOptions
 from ml.specs.errors import SpecError, did_you_mean, refuse, show
 
 Kind = Literal["csv", "tsv", "jsonl", "parquet"]
@@ -49,8 +49,6 @@ HEAD_BYTES = 1 << 16
 READ_BYTES = 1 << 18
 # No file needs longer lines, and without a bound a file with no line break would be held in memory whole.
 MAX_LINE_CHARACTERS = 16_000_000
-# A gzip file that unpacks to more than so many times its size was made to fill disks and time, once it is large.
-BOMB_RATIO, BOMB_BYTES = 200, 50_000_000
 
 
 @dataclass
@@ -63,6 +61,7 @@ class Source:
     encoding: str
     delimiter: str
     max_bytes: int | None
+    max_ratio: int
     bytes_read: int = field(default=0, init=False)
 
     @property
@@ -74,6 +73,22 @@ class Source:
         """Open the decompressed bytes; reading more of them than is allowed is refused while they are read."""
         self.bytes_read = 0
         return io.BufferedReader(_CountedReader(self), READ_BYTES)
+
+    def check_size(self, size: int, state: str) -> None:
+        """Refuse so many bytes, in the state they are in now, where they are too many, or for so small a file."""
+        if self.max_bytes is not None and size > self.max_bytes:
+            raise refuse(
+                "/file",
+                f"the file holds more than {self.max_bytes:,} bytes{state}, the most a dataset may have. Split it.",
+                "file_too_large",
+            )
+        if size > RATIO_FROM_BYTES and size > self.max_ratio * self.path.stat().st_size:
+            raise refuse(
+                "/file",
+                f"the file holds more than {self.max_ratio} times its own bytes{state}, which is a decompression bomb, "
+                "or a text that hardly changes. Upload it as plain CSV.",
+                "compression_ratio",
+            )
 
     def lines(self) -> Iterator[str]:
         """Every line, decoded, with its line break."""
@@ -116,7 +131,6 @@ class _CountedReader(io.RawIOBase):
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._size = source.path.stat().st_size
         # Closed by close(), as any stream closes the one below it.
         self._file: Any = gzip.open(source.path) if source.is_gzip else source.path.open("rb", buffering=0)  # noqa: SIM115
 
@@ -134,20 +148,7 @@ class _CountedReader(io.RawIOBase):
             raise refuse("/file", f"the gzip file is broken ({error}). Compress it again.", "invalid_gzip") from None
         source = self._source
         source.bytes_read += count
-        if source.is_gzip and source.bytes_read > max(BOMB_BYTES, BOMB_RATIO * self._size):
-            raise refuse(
-                "/file",
-                f"the gzip file holds more than {BOMB_RATIO} times its {self._size:,} bytes, and texts hold some 3 to "
-                "20 times. Upload it uncompressed if it is meant.",
-                "compression_too_high",
-            )
-        if source.max_bytes is not None and source.bytes_read > source.max_bytes:
-            raise refuse(
-                "/file",
-                f"the file holds more than {source.max_bytes:,} bytes{' once decompressed' * source.is_gzip}, "
-                "the most a dataset may have. Split it.",
-                "file_too_large",
-            )
+        source.check_size(source.bytes_read, " once decompressed" * source.is_gzip)
         return count
 
     def close(self) -> None:
@@ -158,7 +159,7 @@ class _CountedReader(io.RawIOBase):
 def open_source(path: Path, options: IngestOptions) -> Source:
     """Find out what a file is: by its first bytes, else by its name, else by its first characters."""
     name = (options.filename or path.name).lower()
-    source = Source(path, "csv", False, _encoding(options.encoding), ",", options.max_bytes)
+    source = Source(path, "csv", False, _encoding(options.encoding), ",", options.max_bytes, options.max_ratio)
     with path.open("rb") as file:
         source.is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     if name.endswith(".gz") and not source.is_gzip and path.stat().st_size:
@@ -167,6 +168,8 @@ def open_source(path: Path, options: IngestOptions) -> Source:
         head = opened.read(HEAD_BYTES)
     if not head:
         raise refuse("/file", "the file is empty (0 bytes). Upload a header and at least one row.", "empty_file")
+    if source.is_gzip and head.startswith(GZIP_MAGIC):
+        raise refuse("/file", "the gzip file holds another gzip file. Compress it once.", "unknown_format")
     for magic, what in FOREIGN_MAGIC.items():
         if head.startswith(magic):
             raise refuse(

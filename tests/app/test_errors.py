@@ -111,6 +111,7 @@ def test_every_refusal_has_a_status_and_a_type_of_its_kind() -> None:
         "NotFoundError": (404, "not_found_error"),
         "ConflictError": (409, "conflict_error"),
         "SlowClientError": (408, "invalid_request_error"),
+        "HeadTooLargeError": (431, "invalid_request_error"),
         "PayloadTooLargeError": (413, "invalid_request_error"),
         "UnsupportedMediaTypeError": (415, "invalid_request_error"),
         "InvalidInputError": (422, "invalid_request_error"),

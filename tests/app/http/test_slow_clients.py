@@ -95,6 +95,19 @@ def test_what_comes_too_slowly_is_ended(address: tuple[str, int], parts: tuple[b
     assert GRACE <= seconds < GRACE * 6
 
 
+@pytest.mark.parametrize("head", [b"GET /" + b"a" * 100_000, b"GET / HTTP/1.1\r\n" + b"x-a: b\r\n" * 20_000])
+def test_a_head_that_goes_on_and_on_is_ended_however_fast_it_comes(address: tuple[str, int], head: bytes) -> None:
+    came, seconds = talk(address, head)
+    assert came.startswith(b"HTTP/1.1 431 ")
+    assert seconds < GRACE
+
+
+def test_a_large_body_behind_a_small_head_is_no_large_head(address: tuple[str, int]) -> None:
+    body = b"x" * 300_000
+    came, _ = talk(address, HEAD.replace(b"content-length: 40", b"content-length: 300000") + b"\r\n" + body)
+    assert came.startswith(b"HTTP/1.1 200")
+
+
 def test_a_reply_that_has_begun_is_only_cut(address: tuple[str, int]) -> None:
     came, _ = talk(address, HEAD.replace(b"/ ", b"/early ") + b"\r\n", b"begin")
     assert b"HTTP/1.1 200" in came
