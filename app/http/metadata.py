@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from ml.specs.errors import refuse
 from ml.specs.job import Metadata
 
 __all__ = ["METADATA_PARAMETER", "Metadata", "MetadataFilter", "where_metadata"]
@@ -18,6 +19,8 @@ _PREFIX = "metadata["
 
 
 def _metadata_filter(request: Request) -> dict[str, str]:
+    if "metadata" in request.query_params:
+        raise refuse("metadata", "'metadata' names no key. Filter by metadata[key]=value.")
     return {
         name[len(_PREFIX) : -1]: value
         for name, value in request.query_params.items()
@@ -32,7 +35,7 @@ METADATA_PARAMETER = {
     "required": False,
     "style": "deepObject",
     "explode": True,
-    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+    "schema": {"type": "object"},  # all between the outer brackets is the key, further brackets too
     "description": "`metadata[key]=value`: only what has this pair; several must all be there.",
 }
 
