@@ -11,11 +11,11 @@ from app.datasets.schemas import Dataset, DatasetRecommendation, DatasetRowItem
 from app.datasets.service import read_form
 from app.errors import UnsupportedMediaTypeError
 from app.http.auth import Authenticated, authenticate_request, needs, require_scope
-from app.http.errors import FORM_TYPE, ErrorBody
+from app.http.errors import ErrorBody
 from app.http.examples import DATASETS
 from app.http.idempotency import IdempotencyKey
 from app.http.metadata import METADATA_PARAMETER, MetadataFilter
-from app.http.openapi import FILE_SCHEMA
+from app.http.openapi import FILE_SCHEMA, FORM_TYPE
 from app.http.pagination import NewestFirst, OldestFirst, Page
 from app.http.services import Wired
 from app.settings import Settings

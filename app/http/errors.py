@@ -22,6 +22,7 @@ from app.errors import (
 )
 from app.http.auth import authenticate_request
 from app.http.disconnect import CLIENT_LEFT, ClientLeftError
+from app.http.openapi import FORM_TYPE
 from ml.artifact.manifest import is_disk_full
 from ml.specs.errors import Problem, SpecError, explain
 
@@ -33,7 +34,6 @@ CODES = {
     413: "body_too_large",
     415: "unsupported_media_type",
 }
-FORM_TYPE = "multipart/form-data"
 # Where a refusal that passes does not say when.
 RETRY_AFTER_SECONDS = 1
 

@@ -11,6 +11,7 @@ from sqlalchemy import Select
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from app.db.tables import DatasetMetadataRow, DatasetRow, JobMetadataRow, JobRow, ModelMetadataRow, ModelRow
+from ml.specs.errors import refuse
 from ml.specs.job import Metadata
 
 __all__ = ["METADATA_PARAMETER", "Metadata", "MetadataFilter", "join_metadata"]
@@ -19,11 +20,14 @@ _PREFIX = "metadata["
 
 
 def _metadata_filter(request: Request) -> dict[str, str]:
-    return {
-        name[len(_PREFIX) : -1]: value
-        for name, value in request.query_params.items()
-        if name.startswith(_PREFIX) and name.endswith("]")
-    }
+    if "metadata" in request.query_params:
+        raise refuse("metadata", "'metadata' names no key. Filter by metadata[key]=value.")
+    wanted: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        is_pair = name.startswith(_PREFIX) and name.endswith("]")
+        if is_pair and wanted.setdefault(name[len(_PREFIX) : -1], value) != value:
+            raise refuse(name, f"'{name}' is given twice, and a thing has one value under a key. Send one.")
+    return wanted
 
 
 # What the document says of it: the framework sees no parameter whose name is open.
@@ -33,7 +37,7 @@ METADATA_PARAMETER = {
     "required": False,
     "style": "deepObject",
     "explode": True,
-    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+    "schema": {"type": "object"},  # all between the outer brackets is the key, further brackets too
     "description": "`metadata[key]=value`: only what has this pair; several must all be there.",
 }
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 ERROR_BODY = {"$ref": "#/components/schemas/ErrorBody"}
+FORM_TYPE = "multipart/form-data"
 FILE_SCHEMA = {"type": "string", "format": "binary"}
 METHODS = ("get", "put", "post", "delete", "patch")
 
@@ -174,6 +175,9 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     }
     components["examples"] = {status: {"value": {"error": one.example}} for status, one in REFUSALS.items()}
     for operation in operations(document):
+        if (form := operation.body.get("requestBody", {}).get("content", {}).get(FORM_TYPE)) is not None:
+            # Unknown fields of a form are refused, which the framework cannot say.
+            components["schemas"][form["schema"]["$ref"].rpartition("/")[2]]["additionalProperties"] = False
         for parameter in operation.body.get("parameters", ()):
             if parameter["in"] == "header":  # several lines of one are read as one with commas
                 one = parameter["schema"].get("anyOf", [{}])[0]

@@ -158,6 +158,9 @@ def test_lists_of_what_has_metadata_filter_by_them(house: AppHouse, every: list[
     mine, _ = (upload(house.client, tickets(9), metadata=json.dumps({"team": team})) for team in ("a", "b"))
     found = house.client.get("/v1/datasets", params={"metadata[team]": "a"}).json()["data"]
     assert [one["id"] for one in found] == [mine]
+    for path in paths:
+        refused = house.client.get(path, params={"metadata": "team"})
+        assert (refused.status_code, error_of(refused)["param"]) == (422, "metadata")
 
 
 def test_a_file_alone_can_be_sent_from_the_page(house: AppHouse, document: dict[str, Any]) -> None:

@@ -724,3 +724,9 @@ def test_a_step_that_cannot_be_cut_and_would_not_fit_is_refused_where_the_limit_
 def test_a_model_to_train_further_that_is_not_there_is_pointed_at(house: House) -> None:
     error = house.refuse(422, model="mdl_nothing")
     assert (error["param"], error["code"]) == ("/model", "model_not_found")
+
+
+def test_a_key_of_metadata_that_is_given_two_values_is_refused(house: Any) -> None:
+    reply = house.client.get("/v1/jobs?metadata[team]=a&metadata[team]=b")
+    assert (reply.status_code, error_of(reply)["param"]) == (422, "metadata[team]")
+    assert house.client.get("/v1/jobs?metadata[team]=a&metadata[team]=a").status_code == 200
