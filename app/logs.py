@@ -1,14 +1,17 @@
 """Log records as lines of text or of JSON, each saying what it is about: a job and its fence, or a request.
 
-What a record is about is kept in the context it is logged in, so those who log need not name it. Passwords in URLs are
-hidden, whoever logs them: drivers put the address of a server that is away into their messages.
+What a record is about is kept in the context it is logged in, so those who log need not name it. Nothing of what a
+user sent is logged: neither texts nor what exceptions say of them. Passwords in URLs are hidden, whoever logs them:
+drivers put the address of a server that is away into their messages.
 """
 
 import json
 import logging
 import re
+import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import TracebackType
 
 from app.settings import Settings
 
@@ -16,6 +19,7 @@ _USERINFO = re.compile(r"(://[^:/@\s]*):[^\s]*@")
 _SECRET_PARAMETER = re.compile(r"(?i)([?&;][^=&\s]*(?:pass|secret|token|key)[^=&\s]*)=[^&\s]*")
 
 Fields = dict[str, str | int]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 _about: ContextVar[Fields] = ContextVar("log_about")
 
@@ -36,7 +40,21 @@ def configure_logging(settings: Settings) -> None:
             logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
-class TextFormatter(logging.Formatter):
+class DiscreetFormatter(logging.Formatter):
+    """Tells where an exception was and of what kind, not its message: that may quote a user's text, or a password."""
+
+    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - the library's name
+        """Frames and kinds, from the first cause to what came of it."""
+        lines: list[str] = []
+        error = ei[1]
+        while error is not None:
+            frames = traceback.format_list(traceback.extract_tb(error.__traceback__))
+            lines[:0] = [*frames, f"{type(error).__module__}.{type(error).__qualname__}\n"]
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "".join(lines).rstrip()
+
+
+class TextFormatter(DiscreetFormatter):
     """For people: `TIME LEVEL LOGGER field=value …: MESSAGE`."""
 
     def __init__(self) -> None:
@@ -48,7 +66,7 @@ class TextFormatter(logging.Formatter):
         return redact_url(super().format(record))
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(DiscreetFormatter):
     """For programs: an object a line, with `time` in ISO 8601 and a traceback under `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:

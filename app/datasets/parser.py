@@ -4,6 +4,7 @@ It knows no row and no request.
 """
 
 import json
+import logging
 import math
 import os
 import subprocess
@@ -17,6 +18,8 @@ from app.errors import InvalidInputError, UnavailableError
 from app.settings import Settings
 from ml.data.report import IngestOptions, IngestReport
 from ml.specs.errors import Problem, SpecError
+
+log = logging.getLogger(__name__)
 
 # Parsing takes a core and, at worst, `parse_memory_bytes`. More uploads than this wait their turn.
 CONCURRENT_PARSERS = 2
@@ -86,8 +89,10 @@ def _read_answer(child: subprocess.CompletedProcess[bytes]) -> IngestReport:
     try:
         answer = json.loads(child.stdout)
     except ValueError:
-        complaint = child.stderr.decode(errors="replace")[-2_000:]
-        raise RuntimeError(f"the parser ended with {child.returncode} and no answer: {complaint}") from None
+        last = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        # Of what kind it was; its message may quote the file.
+        log.error("the parser ended with %d and no answer: %s", child.returncode, last.partition(":")[0][:100])
+        raise RuntimeError("the parser gave no answer") from None
     if "problems" in answer:
         raise SpecError([Problem(**problem) for problem in answer["problems"]])
     return IngestReport.model_validate(answer["report"])

@@ -40,12 +40,17 @@ class Database:
         if self.is_sqlite:
             if parsed.database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+            self.engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, hide_parameters=True)
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             self.engine = create_engine(
-                parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=_POSTGRES_LIMITS
+                parsed,
+                pool_pre_ping=True,
+                pool_size=10,
+                max_overflow=20,
+                connect_args=_POSTGRES_LIMITS,
+                hide_parameters=True,
             )
         self._writing = self.engine.execution_options(minimand_write=True)
         # In SQLite every transaction sees one moment; in PostgreSQL, by default, each statement sees its own.

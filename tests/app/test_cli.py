@@ -217,3 +217,18 @@ def test_up_on_a_taken_port_names_it_and_the_option(run: Run, tmp_path: Path) ->
     assert refused.exit_code == 1
     assert f"port {port}" in refused.stderr
     assert "--port" in refused.stderr
+
+
+def test_nothing_is_served_over_a_base_model_that_is_unfit(run: Run, tmp_path: Path) -> None:
+    run("migrate", "--home", str(tmp_path / "home"))
+    refused = run("api", "--home", str(tmp_path / "home"), MINIMAND_BASE_MODELS=f'{{"mine": "{tmp_path}/nowhere"}}')
+    assert refused.exit_code == 1
+    assert "MINIMAND_BASE_MODELS, 'mine': there is no folder" in refused.stderr
+
+
+def test_a_database_that_is_away_does_not_tell_its_password(run: Run, tmp_path: Path) -> None:
+    url = "postgresql+psycopg://user:canary-5f1c9e@127.0.0.1:1/db"
+    refused = run("migrate", "--home", str(tmp_path / "home"), MINIMAND_DATABASE_URL=url)
+    assert refused.exit_code == 1
+    assert "The database cannot be used now" in refused.stderr
+    assert "canary" not in refused.output

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from app.logs import JsonFormatter, TextFormatter, log_about
 from tests.service import AppHouse
@@ -64,7 +65,7 @@ def test_an_exception_comes_with_its_traceback(lines: Lines) -> None:
         raise KeyError("gone")
     except KeyError:
         log.exception("a fault")
-    assert lines()[0]["exception"].endswith("KeyError: 'gone'")
+    assert lines()[0]["exception"].endswith("builtins.KeyError")
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
@@ -111,3 +112,48 @@ def test_a_record_of_a_request_carries_its_id_also_of_its_failure(tmp_path: Path
     told = [line for line in lines() if line["level"] in ("WARNING", "ERROR")]
     assert [line["message"] for line in told] == ["on the way", "unhandled error in GET /fails"]
     assert {line["request_id"] for line in told} == {"mine"}
+
+
+CANARY = "canary-5f1c9e"
+
+
+def test_an_unexpected_fault_is_logged_by_kind_and_place_without_its_message(
+    tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an exception says may quote a row's text, a statement's parameters or a URL's password."""
+    house = AppHouse(tmp_path)
+
+    def fail(*_: object) -> None:
+        try:
+            raise KeyError(CANARY)
+        except KeyError as error:
+            raise ValueError(f"no such text: {CANARY}") from error
+
+    monkeypatch.setattr(house.services.models, "list_page", fail)
+    reply = house.client.get("/v1/models", headers={"x-request-id": "r-1"})
+    house.close()
+    assert reply.status_code == 500
+    assert CANARY not in reply.text
+    (told,) = [line for line in lines() if line["level"] == "ERROR"]
+    assert CANARY not in json.dumps(told)
+    assert "builtins.KeyError" in told["exception"]
+    assert told["exception"].endswith("builtins.ValueError")
+    assert "test_logs.py" in told["exception"]
+
+
+def test_a_line_of_text_leaves_out_the_message_too() -> None:
+    try:
+        raise ValueError(CANARY)
+    except ValueError as error:
+        record = log.makeRecord(log.name, logging.ERROR, "f", 1, "it failed", (), (ValueError, error, None))
+    line = TextFormatter().format(record)
+    assert line.endswith("\nbuiltins.ValueError")
+    assert CANARY not in line
+
+
+def test_a_statement_that_fails_does_not_tell_its_parameters(tmp_path: Path) -> None:
+    house = AppHouse(tmp_path)
+    with pytest.raises(Exception, match="hidden") as caught, house.database.read() as session:
+        session.execute(text("SELECT no_such_column FROM jobs WHERE name = :name"), {"name": CANARY})
+    house.close()
+    assert CANARY not in str(caught.value)
