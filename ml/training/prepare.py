@@ -72,9 +72,10 @@ class Corpus:
         self.placement = placement
         self.facts = run.read_facts()
         self.base = find_base(setup.model, placement.base_models)
-        check_base_folder(self.base)
-        self.base_facts = read_base_facts(setup.model, self.base)
         self.start = None if placement.start is None else Start.read(placement.start)
+        if self.start is None:  # else it may be an artifact of ours, which verifies
+            check_base_folder(self.base)
+        self.base_facts = read_base_facts(setup.model, self.base)
         if self.start and self.start.description.head != "native" and not self.start.description.is_adapted:
             _require_same_base(setup.model, self.base_sha256, self.start.description)
         self.cells = read_columns(run.rows, needed_headers(setup, self.facts))

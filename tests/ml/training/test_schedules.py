@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from ml.specs.optimizers import Schedule
 from ml.training.schedules import learning_rate_factor
 
-TYPES = sorted(TypeAdapter(Schedule).json_schema()["discriminator"]["mapping"])
+TYPES = sorted(TypeAdapter(Schedule).json_schema()["anyOf"][0]["discriminator"]["mapping"])
 
 
 def factors(count: int, **fields: Any) -> list[float]:
