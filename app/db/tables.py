@@ -69,8 +69,8 @@ class KeyRow(IdempotentMixin, Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     name: Mapped[str]
     secret_sha256: Mapped[str] = mapped_column(unique=True)
-    hint: Mapped[str] = mapped_column(default="")  # how the secret begins
-    scopes: Mapped[list[str]] = mapped_column(JSON, default=lambda: ["admin"])
+    hint: Mapped[str]  # how the secret begins
+    scopes: Mapped[list[str]] = mapped_column(JSON)
     limits: Mapped[Json] = mapped_column(default=dict)  # app.limits.schemas.Rates: its own, beside its project's
     created_at: Mapped[float]
     expires_at: Mapped[float | None]

@@ -18,7 +18,7 @@ class Caller:
 
     key_id: str
     project_id: str
-    scopes: frozenset[str] = frozenset({"admin"})
+    scopes: frozenset[str]
     key_limits: Mapping[str, int | None] = field(default_factory=dict)  # those that are set; see app.limits.schemas
     project_limits: Mapping[str, int | None] = field(default_factory=dict)
 
@@ -34,4 +34,4 @@ class Caller:
 
 def operator_of(project_id: str) -> Caller:
     """Who works on a project by the command line."""
-    return Caller(OPERATOR, project_id)
+    return Caller(OPERATOR, project_id, frozenset({"admin"}))

@@ -1,7 +1,6 @@
 """What a name stands for, while models are loaded, deleted and swapped; in this process and in another."""
 
 import contextlib
-import hashlib
 import json
 import threading
 import time
@@ -16,8 +15,7 @@ from fastapi.testclient import TestClient
 
 from app.db.tables import KeyRow
 from app.http.services import Services
-from app.ids import new_id
-from app.keys.service import new_secret
+from app.keys.service import new_key
 from app.main import create_app
 from app.predictions import served
 from app.predictions.served import ServedModels
@@ -273,10 +271,9 @@ def seconds_until(condition: Callable[[], bool]) -> float:
 
 
 def test_replicas_learn_of_models_aliases_and_revoked_keys_within_two_seconds(house: House, name: str) -> None:
-    secret, stays, goes = new_secret(), house.copy_model(), house.copy_model()
+    stays, goes = house.copy_model(), house.copy_model()
     project_id, _ = key_of(house, name)
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    key = KeyRow(id=new_id("key"), project_id=project_id, name="k", secret_sha256=digest, created_at=0.0)
+    key, secret = new_key(project_id, "k", ["predict"])
     with house.database.write() as session:
         session.add(key)
     point(house, name, goes)
