@@ -34,7 +34,9 @@ _ELEMENT_BYTES = {
 _HARMLESS = {"_name_or_path"}
 # Of the JSON files, those in which transformers looks for classes.
 _READ_BY_TRANSFORMERS = {CONFIG, "tokenizer_config.json"}
-_NAMES_CODE = {"auto_map", "custom_pipelines", "trust_remote_code"}
+_NAMES_CODE = {"auto_map", "attn_implementation", "custom_pipelines", "experts_implementation", "trust_remote_code"}
+# Below these, keys are labels.
+_OF_LABELS = {"label2id", "id2label"}
 
 
 class UnfitFolderError(Exception):
@@ -101,8 +103,9 @@ def _check_json(file: Path, name: Path) -> Iterator[str]:
 def _keys(content: Any) -> Iterator[str]:
     if isinstance(content, dict):
         yield from content
-        for value in content.values():
-            yield from _keys(value)
+        for name, value in content.items():
+            if name not in _OF_LABELS:
+                yield from _keys(value)
     elif isinstance(content, list):
         for value in content:
             yield from _keys(value)

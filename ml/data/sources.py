@@ -107,6 +107,13 @@ class Source:
                     yield line
             except UnicodeDecodeError:
                 raise self._undecodable() from None
+            except UnicodeError:  # what Python says of UTF-16 and UTF-32 whose byte order is not told
+                raise refuse(
+                    "/encoding",
+                    f"the file does not start with a byte order mark, as {self.encoding} must. Pass {self.encoding}-le "
+                    f"or {self.encoding}-be where it is without one, and no encoding where it is UTF-8.",
+                    "invalid_encoding",
+                ) from None
 
     def _undecodable(self) -> SpecError:
         """Find the first byte that cannot be decoded, by reading the file again."""

@@ -6,11 +6,14 @@ It knows pydantic's errors and nothing of HTTP.
 import difflib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+
+# Nobody reads more, and a body of a megabyte can have as many as it has keys.
+MOST_EXPLAINED = 100
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def quoted(labels: Sequence[str], most: int = 10) -> str:
 def explain(errors: Sequence[Any], body: object) -> list[Problem]:
     """Turn pydantic's errors over `body` into problems with pointers into that body."""
     problems: dict[str, Problem] = {}
-    for error in errors:
+    for error in errors[:MOST_EXPLAINED]:
         path, value = _find(body, error["loc"], is_missing=error["type"] == "missing")
         # A shorthand is a bare string in the body, whatever pydantic was given: then the string itself is meant.
         if error["type"] == "union_tag_invalid" and isinstance(value, dict):
@@ -77,7 +80,15 @@ def explain(errors: Sequence[Any], body: object) -> list[Problem]:
         problem = Problem(pointer(path), _sentence(error, path), _code(error["type"]))
         problems.setdefault(problem.pointer, problem)
     # Of a union pydantic reports every member that did not fit: the one that fitted deepest was meant.
-    return [p for p in problems.values() if not any(other.startswith(p.pointer + "/") for other in problems)]
+    above = {place for pointer in problems for place in _above(pointer)}
+    return [problem for problem in problems.values() if problem.pointer not in above]
+
+
+def _above(pointer: str) -> Iterator[str]:
+    """Every place that holds this one."""
+    while pointer:
+        pointer = pointer.rpartition("/")[0]
+        yield pointer
 
 
 def explain_validation(error: ValidationError, body: object) -> SpecError:

@@ -347,6 +347,15 @@ class TestRefusals:
     def test_utf16_is_named_by_its_mark(self, bench: Workbench) -> None:
         assert "encoding=utf-16" in bench.refuse("text\na\n".encode("utf-16")).message
 
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+    def test_an_encoding_with_a_byte_order_needs_to_be_told_which(self, bench: Workbench, encoding: str) -> None:
+        content = "text\nhello\n".encode(f"{encoding}-le")
+        problem = bench.refuse(content, encoding=encoding)
+        assert (problem.pointer, problem.code) == ("/encoding", "invalid_encoding")
+        assert f"{encoding}-le" in problem.message
+        bench.ingest(content, encoding=f"{encoding}-le")
+        assert bench.rows == [{"text": "hello"}]
+
     @pytest.mark.parametrize("encoding", ["utf8000", "utf-7", "base64", "idna", "\0"])
     def test_an_unknown_encoding_is_refused(self, bench: Workbench, encoding: str) -> None:
         problem = bench.refuse(b"text\na\n", encoding=encoding)
