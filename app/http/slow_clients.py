@@ -34,20 +34,31 @@ class WatchedProtocol(HttpToolsProtocol):
         self.coming_since: float | None = self.loop.time()
         self.came = 0
         self.is_in_head = True
+        self.header_bytes = 0
+        self.has_ended = False  # a request, in the bytes that are being read
 
     def data_received(self, data: bytes) -> None:
         """Some of a request came."""
         if self.coming_since is None:
             self.coming_since, self.came = self.loop.time(), 0
         self.came += len(data)
+        self.has_ended = False
         super().data_received(data)
-        if self.is_in_head and self.came > MAX_HEAD_BYTES:
+        if self.header_bytes > MAX_HEAD_BYTES or (self.is_in_head and self.came > MAX_HEAD_BYTES):
             self.end(_HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self.is_in_head = True
+        self.is_in_head, self.header_bytes = True, 0
+        if self.has_ended:  # what came before it in these bytes was another request's
+            self.came = 0
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its headers, or after a chunked body of its trailers, of which there may be any number as well."""
+        self.header_bytes += len(name) + len(value)
+        if self.header_bytes <= MAX_HEAD_BYTES:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Its body is next, if it has one."""
@@ -56,7 +67,7 @@ class WatchedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request has come whole."""
-        self.coming_since = None
+        self.coming_since, self.has_ended = None, True
         super().on_message_complete()
 
     def is_late(self, grace_seconds: float, bytes_per_second: float) -> bool:

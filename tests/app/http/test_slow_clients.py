@@ -108,6 +108,19 @@ def test_a_large_body_behind_a_small_head_is_no_large_head(address: tuple[str, i
     assert came.startswith(b"HTTP/1.1 200")
 
 
+def test_trailers_without_end_are_ended(address: tuple[str, int]) -> None:
+    head = b"POST /slow HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+    came, _ = talk(address, head, b"x-trailer: abcdefgh\r\n" * 20_000)
+    assert came.startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_behind_another_requests_body_is_counted_by_itself(address: tuple[str, int]) -> None:
+    body = b"x" * 200_000
+    first = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n" + body
+    came, _ = talk(address, first + HEAD[:30], HEAD[30:] + b"\r\n" + b"y" * 40)
+    assert came.count(b"HTTP/1.1 200") == 2
+
+
 def test_a_reply_that_has_begun_is_only_cut(address: tuple[str, int]) -> None:
     came, _ = talk(address, HEAD.replace(b"/ ", b"/early ") + b"\r\n", b"begin")
     assert b"HTTP/1.1 200" in came
