@@ -37,6 +37,10 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_keys_project_id'), ['project_id'], unique=False)
         batch_op.create_unique_constraint(batch_op.f('uq_keys_idempotency_key'), ['idempotency_key'])
 
+    # A key that is added later and says no scopes must be refused, not open everything.
+    with op.batch_alter_table('keys', schema=None) as batch_op:
+        batch_op.alter_column('scopes', existing_type=sa.JSON(), existing_nullable=False, server_default=None)
+
     with op.batch_alter_table('projects', schema=None) as batch_op:
         batch_op.add_column(sa.Column('limits', sa.JSON(), nullable=False, server_default='{}'))
         batch_op.add_column(sa.Column('idempotency_key', sa.String(), nullable=True))

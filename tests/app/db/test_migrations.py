@@ -12,6 +12,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, Connection, MetaData, Table, func, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 import migrations
 from app.db.migrate import SchemaError, downgrade, head_revision, migrating, require_current, upgrade
@@ -87,6 +88,19 @@ def test_every_revision_goes_down_and_up_again_with_rows_present(database_url: s
         assert _differences(database_url) == []
     downgrade(database_url, "base")
     assert _counts(database_url) == {}
+
+
+def test_a_key_from_before_scopes_opens_everything_and_a_later_one_only_what_it_says(database_url: str) -> None:
+    upgrade(database_url)
+    downgrade(database_url, "20261122_initial")
+    _fill(database_url)
+    upgrade(database_url)
+    columns = "id, project_id, name, secret_sha256, hint, limits, created_at"
+    with migrating(database_url) as connection:
+        (scopes,) = connection.scalars(select(next(t for t in _tables(connection) if t.name == "keys").c.scopes))
+    assert scopes == ["admin"]
+    with pytest.raises(IntegrityError, match="scopes"), migrating(database_url) as connection:
+        connection.execute(text(f"INSERT INTO keys ({columns}) VALUES ('2', '1', 'k', '2', '', '{{}}', 0)"))
 
 
 def test_there_is_one_line_of_revisions() -> None:
