@@ -60,7 +60,9 @@ class Admission:
             require_scope(caller, self.scope)
         limits = request.app.state.services.limits
         if rates := limits.rates(caller, "predictions" if self.scope == "predict" else "requests"):
-            tell_rates(request.scope, await run_in_threadpool(limits.admit, rates))
+            taken = await run_in_threadpool(limits.take, rates)
+            tell_rates(request.scope, taken)
+            limits.admit(taken)
 
 
 def needs(scope: Scope | None) -> Any:

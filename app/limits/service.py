@@ -40,12 +40,14 @@ class LimitService:
         owners = ((caller.key_id, caller.key_limits.get(name)), (caller.project_id, self.of_project(caller, name)))
         return [Rate(kind, owner, amount, _MINUTE) for owner, amount in owners if amount is not None]
 
-    def admit(self, rates: list[Rate]) -> list[Taken]:
-        """Count a call. Raises TooManyRequestsError, and counts nothing, where one of the rates has nothing left."""
-        taken = self._buckets.take(rates)
+    def take(self, rates: list[Rate]) -> list[Taken]:
+        """Count a call, or nothing where one of the rates has nothing left."""
+        return self._buckets.take(rates)
+
+    def admit(self, taken: list[Taken]) -> None:
+        """Raise TooManyRequestsError where a call was not counted."""
         if any(one.wait for one in taken):
             raise _too_many(max(taken, key=lambda one: one.wait))
-        return taken
 
     def take_upload(self, caller: Caller, size: int) -> None:
         """Count an upload's bytes. Raises PayloadTooLargeError where it is more than a day's, TooManyRequestsError."""
