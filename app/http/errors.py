@@ -100,7 +100,7 @@ async def _spec_error(_request: Request, error: Exception) -> JSONResponse:
     return _refuse(list(error.problems))
 
 
-async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems: list[Problem] = []
     in_body: list[dict[str, Any]] = []
@@ -112,7 +112,9 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
                 code="unsupported_media_type",
             )
             return error_reply(refusal)
-        if one["type"] == "json_invalid":
+        if one["type"] == "json_invalid":  # found before the route has asked who calls
+            if (stranger := await _refusal_of_stranger(request)) is not None:
+                return stranger
             (problem,) = explain([{**one, "loc": ()}], None)
             return error_reply(BadRequestError(problem.message, code=problem.code))
         if place == "body":
@@ -127,17 +129,24 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code in (404, 405):  # which paths there are is told to those who hold a key
-        try:
-            await authenticate_request(request)
-        except ServiceError as refusal:
-            return error_reply(refusal)
+    # Which paths there are is told to those who hold a key.
+    if error.status_code in (404, 405) and (refusal := await _refusal_of_stranger(request)) is not None:
+        return refusal
     if error.status_code == 405:
         allowed = ", ".join(_methods_of(request))
         if request.method == "OPTIONS":
             return Response(status_code=204, headers={"Allow": allowed})
         error.headers = {"Allow": allowed}
     return http_error_reply(request, error)
+
+
+async def _refusal_of_stranger(request: Request) -> Response | None:
+    """The 401 for a caller without a live key, where no route has asked for one; None for any other."""
+    try:
+        await authenticate_request(request)
+    except ServiceError as refusal:
+        return error_reply(refusal)
+    return None
 
 
 def _methods_of(request: Request) -> list[str]:
