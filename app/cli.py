@@ -539,11 +539,14 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
     from app.http.connection_limit import most_connections
     from app.http.slow_clients import WatchedProtocol
     from app.main import create_app
+    from ml.inference.backends import EngineError
 
     try:
         app = create_app(settings, role=role)
     except UnfitBaseError as error:
         _fail(str(error))
+    except EngineError as error:
+        _fail(f"MINIMAND_INFERENCE_DEVICE is '{settings.inference_device}', and {error}. Without a GPU leave it out.")
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -56,6 +56,7 @@ from app.retention import Retention, Sweeper
 from app.settings import Settings
 from app.storage import FileStore
 from ml.cores import usable_cores
+from ml.inference.backends import open_engine
 from ml.inference.cache import ModelCache
 
 VERSION = "0.1.0"
@@ -69,13 +70,13 @@ def build_services(settings: Settings) -> Services:
     limits = LimitService(RateBuckets(settings.broker_url), settings.default_limits)
     datasets = DatasetService(database, store, settings, limits)
     models = ModelService(database, store, settings.scratch)
-    threads = settings.inference_threads or usable_cores()
-    cache = ModelCache(settings.model_cache_bytes, threads)
+    engine = open_engine(settings.inference_device, settings.inference_threads or usable_cores())
+    cache = ModelCache(settings.model_cache_bytes, engine)
     served = ServedModels(models, cache, settings.preload)
     metrics = Metrics(VERSION)
     predictions = PredictionService(
         served,
-        threads=threads,
+        passes=engine.passes,
         max_waiting_texts=settings.max_waiting_texts,
         answer_cache_bytes=settings.answer_cache_bytes,
         observer=metrics,

@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     answer_cache_bytes: int = Field(
         0, ge=0, description="Memory of answers kept, by model and tokens, for texts that come again; 0 keeps none."
     )
+    inference_device: str = Field(
+        "cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="What models answer on: cpu, by onnxruntime, or cuda (cuda:1, …), by torch in half precision.",
+    )
     inference_threads: int = Field(
         0, ge=0, description="Passes through models at one time, or threads of one that is alone; 0: one a core."
     )

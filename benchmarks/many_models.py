@@ -44,7 +44,7 @@ from ml.artifact.join import join_head
 from ml.artifact.manifest import MANIFEST, folder_bytes, publish_folder, read_manifest
 from ml.artifact.merge import merge_graph
 from ml.artifact.tokenizer import TOKENIZER
-from ml.inference.backends import OnnxBackend
+from ml.inference.backends import OnnxBackend, OnnxEngine
 from ml.inference.cache import ModelCache
 from ml.inference.classifier import OnnxClassifier
 from ml.inference.scheduler import Answer, Scheduler
@@ -136,7 +136,7 @@ def measure_loads(folders: Sequence[tuple[Path, Path]]) -> tuple[list[OnnxClassi
 
     What the process holds would tell less: it takes a model's memory from what an earlier one has left.
     """
-    cache, loads, loaded = ModelCache(ROOM, THREADS), [], []
+    cache, loads, loaded = ModelCache(ROOM, OnnxEngine(THREADS)), [], []
     for number, pair in enumerate(folders):
         held, begun = cache.bytes, time.perf_counter()
         loaded.append(cache.get(str(number), lambda pair=pair: pair))  # type: ignore[misc]
@@ -177,7 +177,7 @@ def measure_shared(
 ) -> Body:
     """All models over one network against one of them, and against one `beside` them that has its own."""
     _, cache, loads = measure_loads([(artifact, base) for artifact in artifacts])
-    alone = ModelCache(ROOM, THREADS)
+    alone = ModelCache(ROOM, OnnxEngine(THREADS))
     if beside is not None:
         alone.get("0", lambda: (beside, beside))
     with EXAMPLE.open(newline="") as file:

@@ -30,16 +30,16 @@ class PredictionService:
         self,
         served: ServedModels,
         *,
-        threads: int,
+        passes: int,
         max_waiting_texts: int,
         answer_cache_bytes: int = 0,
         observer: Observer | None = None,
     ) -> None:
-        """threads: passes that run at one time. answer_cache_bytes: 0 for none. observer: of the passes."""
+        """passes: that run at one time. answer_cache_bytes: 0 for none. observer: of the passes."""
         self.max_waiting_texts = max_waiting_texts
         self._served = served
         self._answers = AnswerCache(answer_cache_bytes) if answer_cache_bytes else None
-        self._scheduler = Scheduler(max_waiting_texts, threads, observer)
+        self._scheduler = Scheduler(max_waiting_texts, passes, observer)
 
     @property
     def waiting(self) -> int:

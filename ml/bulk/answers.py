@@ -26,7 +26,7 @@ from ml.artifact.manifest import (
 )
 from ml.artifact.tokenizer import Text
 from ml.cores import usable_cores
-from ml.inference.backends import OnnxBackend
+from ml.inference.backends import OnnxEngine
 from ml.inference.classifier import OnnxClassifier, WrongAnswersError, load_classifier
 from ml.inference.shared import Shared
 from ml.specs.bulk import Bulk
@@ -52,7 +52,7 @@ def load_model(placement: Placement) -> OnnxClassifier:
     try:
         for folder in {artifact, runtime}:
             verify_folder(folder, without=(INT8,))
-        shared = Shared(lambda file: OnnxBackend(file, placement.threads or usable_cores()))
+        shared = Shared(OnnxEngine(placement.threads or usable_cores()))
         return load_classifier(artifact, runtime, shared)
     except (DamagedFolderError, WrongAnswersError) as error:
         raise UnfitModelError(f"the model cannot answer: {error}") from error

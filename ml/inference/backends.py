@@ -32,11 +32,61 @@ class Backend(Protocol):
     def bytes(self) -> int:
         """About the memory that it holds."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it computes in float32, or in a precision with which scores come out a little different."""
+
+    @property
+    def length_step(self) -> int:
+        """Of rows padded to a multiple of it passes are fastest."""
+
     def run(self, feeds: Feeds, *, alone: bool) -> Outputs:
         """(N, …) of inputs (N, T), and of an adapter's tensors, (N, …) or (1, …) for all rows.
 
         alone: nothing else runs, so that the pass may take every core.
         """
+
+
+class Engine(Protocol):
+    """Opens the files of networks on one device."""
+
+    @property
+    def reads_int8(self) -> bool:
+        """Whether it runs int8 files."""
+
+    @property
+    def passes(self) -> int:
+        """How many passes it runs at one time."""
+
+    def open(self, file: Path) -> Backend:
+        """The network of an ONNX file."""
+
+
+class EngineError(Exception):
+    """There is no such device, or nothing that runs networks on it."""
+
+
+def open_engine(device: str, threads: int) -> Engine:
+    """onnxruntime for the cpu, torch for cuda or cuda:1. threads: of the CPU. Raises EngineError."""
+    if device == "cpu":
+        return OnnxEngine(threads)
+    from ml.inference.torch_backend.backend import TorchEngine  # torch takes seconds and 200 MB: none without a GPU
+
+    return TorchEngine(device, threads)
+
+
+class OnnxEngine:
+    """onnxruntime on the CPU."""
+
+    reads_int8 = True
+
+    def __init__(self, threads: int) -> None:
+        """threads: passes at one time, or threads of one that is alone."""
+        self.passes = threads
+
+    def open(self, file: Path) -> "OnnxBackend":
+        """See `Engine`."""
+        return OnnxBackend(file, self.passes)
 
 
 class OnnxBackend:
@@ -46,6 +96,9 @@ class OnnxBackend:
     many rows a second that way as one pass after the other, each spread over two cores, whose threads wait for each
     other after every operator. A pass that is alone is spread where that was measured to be faster.
     """
+
+    is_exact = True  # of what the file holds
+    length_step = 1
 
     def __init__(self, file: Path, threads: int) -> None:
         """threads: that a pass alone may take."""

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from ml.artifact.description import INT8, ONNX
 from ml.artifact.manifest import verify_folder
-from ml.inference.backends import Backend, OnnxBackend
+from ml.inference.backends import Backend, Engine
 from ml.inference.classifier import OnnxClassifier, load_classifier
 from ml.inference.cost import PassCost
 from ml.inference.shared import Shared
@@ -123,9 +123,9 @@ class OnceCache(Generic[Value]):
 class ModelCache:
     """Classifiers by model id."""
 
-    def __init__(self, max_bytes: int, threads: int) -> None:
+    def __init__(self, max_bytes: int, engine: Engine) -> None:
         self._models: OnceCache[OnnxClassifier] = OnceCache(max_bytes, self._parts_of)
-        self._shared = Shared(lambda file: OnnxBackend(file, threads))
+        self._shared = Shared(engine)
         self._costs: WeakKeyDictionary[Backend, PassCost] = WeakKeyDictionary()
 
     @property

@@ -30,8 +30,8 @@ Row = Encoding | Tokens
 
 # Padded tokens of one forward pass: larger ones gain no speed on a CPU and hold up the next caller.
 MAX_BATCH_TOKENS = 4096
-# What a score of an int8 file may move by between the machine it was made on and this one.
-INT8_TOLERANCE = 0.02
+# What a score may move by: of an int8 file between the machine it was made on and this one, and by half precision.
+SCORE_TOLERANCE = 0.02
 
 
 class WrongAnswersError(Exception):
@@ -39,11 +39,12 @@ class WrongAnswersError(Exception):
 
 
 def load_classifier(folder: Path, runtime: Path, shared: Shared) -> "OnnxClassifier":
-    """A model in the format it is to be served in; in float32 where its int8 file is damaged or answers wrongly.
+    """A model in the format it is to be served in; in float32 where its int8 file is damaged or answers wrongly, or
+    is not for the device.
 
     folder, runtime, shared: see `OnnxClassifier`. Raises WrongAnswersError as it does.
     """
-    if read_answering(folder).serving.format == "onnx-int8":
+    if shared.reads_int8 and read_answering(folder).serving.format == "onnx-int8":
         try:
             return OnnxClassifier(folder, runtime, shared.session(runtime / INT8), is_int8=True, shared=shared)
         except (DamagedFolderError, WrongAnswersError) as error:
@@ -85,9 +86,12 @@ class OnnxClassifier:
         else:
             outputs = self._answer_probe()
         if is_int8:
-            self._check_int8_probe(self.read(outputs))
-        else:
+            assert self.description.int8_probe is not None, "it was written with the file"
+            self._check_scores(self.read(outputs), self.description.int8_probe, "the int8 file's where it was made")
+        elif session.is_exact:
             self._check_probe(self.read(outputs))
+        else:
+            self._check_scores(self.read(outputs), self.description.probe.logits, "the trained model's in float32")
 
     @property
     def own_bytes(self) -> int:
@@ -132,7 +136,8 @@ class OnnxClassifier:
 
         networks: whose each row is; without it all are this one's. alone: no other pass runs.
         """
-        longest = max(map(len, encodings))
+        longest, step = max(map(len, encodings)), self.session.length_step
+        longest = max(longest, min(-(-longest // step) * step, self.description.max_length))
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         feeds: dict[str, Any] = stack_adapters([network.adapter for network in networks or [self]])
         for name in self.description.inputs:
@@ -162,10 +167,10 @@ class OnnxClassifier:
                 f"at most {self.description.probe.tolerance:g} is served"
             )
 
-    def _check_int8_probe(self, logits: Logits) -> None:
-        worst = float(score_moves(self.task, np.array(self.description.int8_probe), logits).max())
-        if not worst <= INT8_TOLERANCE:
+    def _check_scores(self, logits: Logits, expected: list[list[float]], whose: str) -> None:
+        worst = float(score_moves(self.task, np.array(expected), logits).max())
+        if not worst <= SCORE_TOLERANCE:
             raise WrongAnswersError(
-                f"the int8 file's scores for the probe texts differ by {worst:.2g} from what they were where it was "
-                f"made; at most {INT8_TOLERANCE:g} is served"
+                f"the loaded model's scores for the probe texts differ from {whose} by {worst:.2g}; "
+                f"at most {SCORE_TOLERANCE:g} is served"
             )

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from ml.artifact.manifest import read_manifest, verify_file
 from ml.artifact.tokenizer import TOKENIZER, load_tokenizer
-from ml.inference.backends import Backend
+from ml.inference.backends import Backend, Engine
 
 Value = TypeVar("Value")
 Outputs = NDArray[np.float32]
@@ -62,19 +62,24 @@ class WeakCache(Generic[Value]):
 class Shared:
     """Sessions and tokenizers of published folders."""
 
-    def __init__(self, open_file: Callable[[Path], Backend]) -> None:
-        self._open_file = open_file
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._sessions: WeakCache[Backend] = WeakCache()
         self._tokenizers: WeakCache[Tokenizer] = WeakCache()
         self._bytes: WeakKeyDictionary[object, int] = WeakKeyDictionary()
         self._probes: WeakKeyDictionary[object, WeakKeyDictionary[object, Outputs]] = WeakKeyDictionary()
+
+    @property
+    def reads_int8(self) -> bool:
+        """Whether sessions of int8 files may be had."""
+        return self._engine.reads_int8
 
     def session(self, file: Path) -> Backend:
         """The session of an ONNX file. Raises DamagedFolderError."""
 
         def load() -> Backend:
             verify_file(file.parent, file.name, read_manifest(file.parent))
-            session = self._open_file(file)
+            session = self._engine.open(file)
             self._bytes[session] = session.bytes
             return session
 

@@ -18,6 +18,7 @@ import pytest
 from app.db.tables import ModelRow
 from app.predictions.schemas import Prediction
 from app.predictions.served import MEMORY_SECONDS
+from ml.inference.backends import OnnxEngine
 from ml.inference.cache import ModelCache
 from ml.inference.classifier import OnnxClassifier
 from ml.inference.cost import PassCost
@@ -321,7 +322,7 @@ def test_a_load_that_failed_is_tried_again(tmp_path: Path, house: House) -> None
     def fail() -> tuple[Path, Path]:
         raise FileNotFoundError(tmp_path)
 
-    cache = ModelCache(0, 1)
+    cache = ModelCache(0, OnnxEngine(1))
     with pytest.raises(FileNotFoundError):
         cache.get("mdl_x", fail)
     assert cache.peek("mdl_x") is None

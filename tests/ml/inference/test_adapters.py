@@ -17,11 +17,12 @@ from ml.artifact.manifest import DamagedFolderError, verify_folder
 from ml.bases import WEIGHTS
 from ml.evaluation.scores import softmax
 from ml.inference.adapters import stack_adapters
-from ml.inference.backends import OnnxBackend, open_session
+from ml.inference.backends import OnnxBackend, OnnxEngine, open_session
 from ml.inference.cache import ModelCache
 from ml.inference.classifier import OnnxClassifier, WrongAnswersError, load_classifier
 from ml.inference.scheduler import Scheduler
 from ml.inference.shared import Shared
+from ml.inference.torch_backend.backend import TorchEngine
 from ml.training.export import export_artifact
 from tests.ml.conftest import Exported, export
 from tests.ml.runs import flip_a_bit, lay_out, prepare_run, trained_logits
@@ -61,7 +62,7 @@ def tolerance(model: Exported) -> float:
 
 
 def cached(models: dict[str, Exported], base: Path, max_bytes: int = 10**9) -> dict[str, OnnxClassifier]:
-    cache = ModelCache(max_bytes, threads=1)
+    cache = ModelCache(max_bytes, OnnxEngine(1))
     return {name: cache.get(name, lambda model=model: (model.artifact, base)) for name, model in models.items()}  # type: ignore[misc]
 
 
@@ -121,7 +122,7 @@ def test_the_scheduler_gives_each_row_the_adapter_of_its_model(models: dict[str,
 def test_a_model_that_was_dropped_answers_the_same_when_it_is_loaded_again(
     models: dict[str, Exported], base: Path
 ) -> None:
-    cache = ModelCache(0, threads=1)  # the newest alone
+    cache = ModelCache(0, OnnxEngine(1))  # the newest alone
     for name in [*models, *models]:
         classifier = cache.get(name, lambda name=name: (models[name].artifact, base))  # type: ignore[misc]
         assert len(cache) == 1
@@ -131,7 +132,7 @@ def test_a_model_that_was_dropped_answers_the_same_when_it_is_loaded_again(
 
 
 def test_the_cache_counts_what_a_model_adds_to_the_session(models: dict[str, Exported], base: Path) -> None:
-    cache = ModelCache(10**9, threads=1)
+    cache = ModelCache(10**9, OnnxEngine(1))
     first = cache.get("lora", lambda: (models["lora"].artifact, base))
     before = cache.bytes
     cache.get("rank 2", lambda: (models["rank 2"].artifact, base))
@@ -144,7 +145,7 @@ def test_a_damaged_adapter_is_refused(models: dict[str, Exported], base: Path, t
     copy = Path(shutil.copytree(models["lora"].artifact, tmp_path / "copy"))
     flip_a_bit(copy / ADAPTER)
     with pytest.raises(DamagedFolderError, match=ADAPTER):
-        ModelCache(0, threads=1).get("mdl_1", lambda: (copy, base))
+        ModelCache(0, OnnxEngine(1)).get("mdl_1", lambda: (copy, base))
 
 
 def test_another_models_adapter_is_refused(models: dict[str, Exported], base: Path, tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_in_int8_an_answer_does_not_depend_on_whose_rows_share_the_pass(
     in_int8: Path, models: dict[str, Exported], base: Path
 ) -> None:
     assert read_description(in_int8).serving.format == "onnx-int8"
-    shared = Shared(lambda file: OnnxBackend(file, 1))
+    shared = Shared(OnnxEngine(1))
     own = load_classifier(in_int8, base, shared)
     assert own.session is shared.session(base / INT8)
     strangers = [load_classifier(models[name].artifact, base, shared) for name in ("rank 2", "adalora")]
@@ -238,3 +239,17 @@ def test_lower_ranks_are_filled_up_with_zeros() -> None:
     for _ in range(2):  # the second finds what the first has left
         stacked = stack_adapters([low, high, low])["a"]
         assert stacked.tolist() == [[[1, 1], [0, 0], [0, 0]], [[2, 2]] * 3, [[1, 1], [0, 0], [0, 0]]]
+
+
+def test_torch_runs_rows_of_many_models_in_one_pass_as_onnxruntime_does(
+    models: dict[str, Exported], base: Path
+) -> None:
+    session = OnnxBackend(base / ONNX, 1)
+    exact = {name: OnnxClassifier(model.artifact, base, session) for name, model in models.items()}
+    cache = ModelCache(10**9, TorchEngine("cpu", 1))
+    served = {name: cache.get(name, lambda model=model: (model.artifact, base)) for name, model in models.items()}  # type: ignore[misc]
+    for names in (["lora"] * 3, list(models), [*models, "queries"]):  # of one model, whose adapter all have; of several
+        networks, rows = [served[name] for name in names], served["lora"].tokenize(TEXTS[: len(names)])
+        found = networks[0].encode(rows, networks=networks)
+        wanted = exact["lora"].encode(rows, networks=[exact[name] for name in names])
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)

@@ -19,6 +19,7 @@ from tokenizers import Encoding
 from ml.artifact import manifest
 from ml.artifact.description import DESCRIPTION, HEAD, INT8, ONNX, read_description
 from ml.artifact.tokenizer import TOKENIZER
+from ml.inference.backends import OnnxEngine
 from ml.inference.cache import ModelCache, OnceCache
 from ml.inference.classifier import OnnxClassifier
 from ml.training.export import export_artifact
@@ -178,7 +179,7 @@ def other_head(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Exp
 def test_heads_of_one_base_share_its_session_and_answer_for_themselves(
     exported_frozen: Exported, other_head: Exported
 ) -> None:
-    cache = ModelCache(ROOM, threads=1)
+    cache = ModelCache(ROOM, OnnxEngine(1))
     base = exported_frozen.run.base
     first = cache.get("mdl_1", lambda: (exported_frozen.artifact, base))
     second = cache.get("mdl_2", lambda: (other_head.artifact, base))
@@ -191,7 +192,7 @@ def test_heads_of_one_base_share_its_session_and_answer_for_themselves(
 def test_models_of_different_folders_have_sessions_of_their_own(
     exported_full: Exported, exported_frozen: Exported
 ) -> None:
-    cache = ModelCache(ROOM, threads=1)
+    cache = ModelCache(ROOM, OnnxEngine(1))
     full = cache.get("mdl_1", lambda: (exported_full.artifact, exported_full.runtime))
     frozen = cache.get("mdl_2", lambda: (exported_frozen.artifact, exported_frozen.runtime))
     assert full.session is not frozen.session
@@ -203,7 +204,7 @@ def test_heads_that_int8_suits_share_one_session_and_the_others_another(
     run = RunDirectory(tmp_path)
     export_artifact(run, exported_frozen.prepared, exported_frozen.fitted, dataset_sha256=None, int8_texts=60)
     assert read_description(run.artifact).serving.format == "onnx-int8"
-    cache, base = ModelCache(ROOM, threads=1), exported_frozen.run.base
+    cache, base = ModelCache(ROOM, OnnxEngine(1)), exported_frozen.run.base
     # Its encoder is as the others' is, so any folder of it will do.
     folders = [run.artifact, run.artifact, exported_frozen.artifact, other_head.artifact]
     sessions = [cache.get(f"mdl_{i}", lambda folder=folder: (folder, base)).session for i, folder in enumerate(folders)]
@@ -217,7 +218,7 @@ def test_a_head_over_an_encoder_without_an_int8_file_is_served_in_float32(
     run = RunDirectory(tmp_path)
     export_artifact(run, exported_frozen.prepared, exported_frozen.fitted, dataset_sha256=None, int8_texts=60)
     (run.base / INT8).unlink()
-    cache = ModelCache(ROOM, threads=1)
+    cache = ModelCache(ROOM, OnnxEngine(1))
     served = cache.get("mdl_1", lambda: (run.artifact, run.base))
     exact = cache.get("mdl_2", lambda: (exported_frozen.artifact, exported_frozen.run.base))
     encodings = served.tokenize(["where is my parcel"])
@@ -225,7 +226,7 @@ def test_a_head_over_an_encoder_without_an_int8_file_is_served_in_float32(
 
 
 def test_a_loaded_model_is_not_looked_for_again(exported_full: Exported) -> None:
-    cache = ModelCache(ROOM, threads=1)
+    cache = ModelCache(ROOM, OnnxEngine(1))
     assert cache.peek("mdl_1") is None
     loaded = cache.get("mdl_1", lambda: (exported_full.artifact, exported_full.runtime))
 
@@ -237,7 +238,7 @@ def test_a_loaded_model_is_not_looked_for_again(exported_full: Exported) -> None
 
 
 def test_a_session_goes_with_the_last_model_that_used_it(exported_frozen: Exported, other_head: Exported) -> None:
-    cache = ModelCache(ROOM, threads=1)
+    cache = ModelCache(ROOM, OnnxEngine(1))
     base = exported_frozen.run.base
     session = weakref.ref(cache.get("mdl_1", lambda: (exported_frozen.artifact, base)).session)
     cache.get("mdl_2", lambda: (other_head.artifact, base))
@@ -266,7 +267,7 @@ def test_a_shared_encoder_is_hashed_and_answers_the_probe_texts_once(
 
     monkeypatch.setattr(manifest, "_describe", note_file)
     monkeypatch.setattr(OnnxClassifier, "encode", note_rows)
-    cache = ModelCache(ROOM, threads=1)
+    cache = ModelCache(ROOM, OnnxEngine(1))
     base = exported_frozen.run.base
     cache.get("mdl_1", lambda: (exported_frozen.artifact, base))
     assert sorted(path.name for path in hashed if path.parent == base) == [ONNX, TOKENIZER]
@@ -279,7 +280,7 @@ def test_a_shared_encoder_is_hashed_and_answers_the_probe_texts_once(
 
 
 def test_a_head_over_a_loaded_encoder_costs_less_than_50_kilobytes(exported_frozen: Exported) -> None:
-    cache = ModelCache(ROOM, threads=1)
+    cache = ModelCache(ROOM, OnnxEngine(1))
     folders = (exported_frozen.artifact, exported_frozen.run.base)
     cache.get("first", lambda: folders)
     alone = cache.bytes
@@ -298,7 +299,7 @@ def test_models_that_trained_their_encoders_share_a_tokenizer_of_the_same_conten
     exported_full: Exported, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(exported_full.artifact, tmp_path / "copy"))
-    cache = ModelCache(ROOM, threads=1)
+    cache = ModelCache(ROOM, OnnxEngine(1))
     first = cache.get("mdl_1", lambda: (exported_full.artifact, exported_full.artifact))
     second = cache.get("mdl_2", lambda: (copy, copy))
     assert first.session is not second.session
@@ -306,7 +307,7 @@ def test_models_that_trained_their_encoders_share_a_tokenizer_of_the_same_conten
 
 
 def test_threads_that_share_a_tokenizer_get_their_own_texts_ids(exported_full: Exported) -> None:
-    cache = ModelCache(ROOM, threads=1)
+    cache = ModelCache(ROOM, OnnxEngine(1))
     model = cache.get("mdl_1", lambda: (exported_full.artifact, exported_full.artifact))
     texts = [text * (1 + number % 5) for number, (text, _) in enumerate(learnable_rows(200, seed=3))]
     expected = {text: encoding.ids for text, encoding in zip(texts, model.tokenize(texts), strict=True)}

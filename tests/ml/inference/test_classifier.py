@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from ml.artifact.description import DESCRIPTION, HEAD, INT8, ONNX, read_description
 from ml.artifact.manifest import verify_folder
 from ml.evaluation.scores import softmax
-from ml.inference.backends import OnnxBackend
+from ml.inference.backends import OnnxBackend, OnnxEngine
 from ml.inference.cache import ModelCache
 from ml.inference.classifier import MAX_BATCH_TOKENS, OnnxClassifier, WrongAnswersError, load_classifier
 from ml.inference.shared import Shared
@@ -124,11 +124,12 @@ def serve(folder: Path) -> tuple[OnnxClassifier, list[str]]:
     """The classifier, and the files that were opened for it."""
     opened: list[str] = []
 
-    def open_file(file: Path) -> OnnxBackend:
-        opened.append(file.name)
-        return OnnxBackend(file, 1)
+    class Watched(OnnxEngine):
+        def open(self, file: Path) -> OnnxBackend:
+            opened.append(file.name)
+            return super().open(file)
 
-    return load_classifier(folder, folder, Shared(open_file)), opened
+    return load_classifier(folder, folder, Shared(Watched(1))), opened
 
 
 def test_a_model_is_served_from_the_file_its_description_names(int8_artifact: Path, exported_full: Exported) -> None:
@@ -146,7 +147,7 @@ def test_a_damaged_int8_file_is_left_and_float32_served(
     with caplog.at_level(logging.WARNING):
         assert serve(copy)[1] == [ONNX]
     assert "is served in float32" in caplog.text
-    cached = ModelCache(0, threads=1).get("mdl_1", lambda: (copy, copy))
+    cached = ModelCache(0, OnnxEngine(1)).get("mdl_1", lambda: (copy, copy))
     assert cached.logits(cached.tokenize(["hello"])).shape == (1, 3)
     (copy / INT8).unlink()
     assert serve(copy)[1] == [ONNX]

@@ -1,0 +1,122 @@
+"""Runs the networks' files by torch on one GPU: in half precision, with fused attention, as CUDA graphs."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ml.inference.backends import Backend, EngineError, Feeds, OnnxBackend, Outputs
+from ml.inference.torch_backend.program import Network, Program, UnknownOperatorError
+
+log = logging.getLogger(__name__)
+
+# A program is kept for each number of rows and each length, so both are rounded up to few.
+LENGTH_STEP = 32
+PROGRAMS = 128  # of one network; those not used longest go first
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class TorchEngine:
+    """One device, which does one pass at a time."""
+
+    reads_int8 = False
+    passes = 1
+
+    def __init__(self, device: str, threads: int) -> None:
+        """device: as torch calls it; on a CPU everything is float32, for tests. threads: of the CPU, for what the
+        device cannot run. Raises EngineError.
+        """
+        self._threads = threads
+        self.device = torch.device(device)
+        self.dtype = torch.float32
+        if self.device.type == "cuda":
+            if not torch.cuda.is_available() or (self.device.index or 0) >= torch.cuda.device_count():
+                raise EngineError(
+                    f"torch {torch.__version__} sees {torch.cuda.device_count()} GPUs, and not '{device}'"
+                )
+            self.dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        self._lock = threading.Lock()
+
+    def open(self, file: Path) -> Backend:
+        """See `Engine`."""
+        try:
+            return TorchBackend(Network(file, self.device, self.dtype), self._lock)
+        except UnknownOperatorError as error:
+            log.warning("%s is run by onnxruntime, on the CPU: %s", file, error)
+            return OnnxBackend(file, self._threads)
+
+
+class TorchBackend:
+    """One network on the device."""
+
+    length_step = LENGTH_STEP
+
+    def __init__(self, network: Network, lock: threading.Lock) -> None:
+        """lock: of the device."""
+        self._network, self._lock = network, lock
+        self.inputs, self.bytes = network.inputs, network.bytes
+        self.is_exact = network.dtype == torch.float32
+        self._programs: OrderedDict[Shapes, Program] = OrderedDict()
+
+    def run(self, feeds: Feeds, *, alone: bool) -> Outputs:
+        """See `Backend`."""
+        del alone  # a pass has the whole device in any case
+        rows = max(len(array) for array in feeds.values())
+        padded = 1 << (rows - 1).bit_length()
+        given = {name: torch.from_numpy(_repeat_first(feeds[name], rows, padded)) for name in self.inputs}
+        with self._lock, torch.inference_mode():
+            inputs = {name: self._place(tensor) for name, tensor in given.items()}
+            outputs: NDArray[np.float32] = self._program(inputs)(**inputs)[:rows].cpu().numpy()
+        return outputs
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._network.device, self._network.dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def _program(self, inputs: Mapping[str, Tensor]) -> Program:
+        shapes = tuple(tuple(tensor.shape) for tensor in inputs.values())
+        program = self._programs.pop(shapes, None)
+        if program is None:
+            program = self._network.program(inputs)
+            if self._network.device.type == "cuda":
+                program = _Captured(program, inputs)
+        self._programs[shapes] = program
+        if len(self._programs) > PROGRAMS:
+            self._programs.popitem(last=False)
+        return program
+
+
+class _Captured:
+    """A program as a CUDA graph: the CPU starts it once instead of each of its kernels."""
+
+    def __init__(self, program: Program, inputs: Mapping[str, Tensor]) -> None:
+        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        others: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # what a first run sets up is not captured
+        others.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(others):
+            program(**self._inputs)
+        torch.cuda.current_stream().wait_stream(others)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._output = program(**self._inputs)
+
+    def __call__(self, **inputs: Tensor) -> Tensor:
+        """The output is overwritten by the next call."""
+        for name, tensor in inputs.items():
+            self._inputs[name].copy_(tensor)
+        self._graph.replay()
+        return self._output
+
+
+def _repeat_first(array: NDArray[np.int64] | NDArray[np.float32], rows: int, padded: int) -> NDArray[np.generic]:
+    """(padded, …) of (rows, …); what all rows have in common, (1, …), stays so."""
+    if len(array) != rows:
+        return array
+    return np.concatenate([array, np.broadcast_to(array[:1], (padded - rows, *array.shape[1:]))])
