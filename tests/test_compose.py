@@ -66,7 +66,7 @@ def _settings(service: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Setti
 
 
 def test_the_services_are_those_of_the_design() -> None:
-    assert set(_own_services()) == {"migrate", "api", "inference", "worker", "gpu-worker"}
+    assert set(_own_services()) == {"migrate", "api", "inference", "gpu-inference", "worker", "gpu-worker"}
     assert set(_services()) - set(_own_services()) == {"postgres", "valkey"}
 
 
@@ -123,11 +123,12 @@ def test_replicas_are_none_unless_scaled_and_each_takes_a_port_of_loopback(monke
     assert (address, settings.host, settings.port) == ("127.0.0.1", "0.0.0.0", int(port))
     first, last = map(int, of_host.split("-"))
     assert settings.port < first < last
-    assert {name for name, service in _services().items() if "ports" in service} == {"api", "inference"}
+    published = {name for name, service in _services().items() if "ports" in service}
+    assert published == {"api", "inference", "gpu-inference"}
 
 
 def test_everything_waits_for_the_migration() -> None:
-    for name in ("api", "inference", "worker", "gpu-worker"):
+    for name in ("api", "inference", "gpu-inference", "worker", "gpu-worker"):
         assert _services()[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
     assert _services()["migrate"]["restart"] == "no"
     for service in _services().values():
@@ -138,7 +139,7 @@ def test_files_are_shared_and_every_volume_is_declared() -> None:
     declared = yaml.safe_load(COMPOSE.read_text())["volumes"]
     mounts = {name: service.get("volumes", []) for name, service in _services().items()}
     assert {mount.split(":")[0] for some in mounts.values() for mount in some} == set(declared)
-    for name in ("api", "inference", "worker", "gpu-worker"):
+    for name in ("api", "inference", "gpu-inference", "worker", "gpu-worker"):
         assert "files:/files" in mounts[name]
 
 
@@ -148,7 +149,21 @@ def test_devices_of_the_two_workers() -> None:
     assert "deploy" not in worker
     assert gpu_worker["environment"]["MINIMAND_DEVICES"] == "auto"
     assert gpu_worker["profiles"] == ["gpu"]
-    (device,) = gpu_worker["deploy"]["resources"]["reservations"]["devices"]
+    assert_has_gpus(gpu_worker)
+
+
+def test_a_replica_with_a_gpu_answers_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica, other = _services()["gpu-inference"], _services()["inference"]
+    assert _settings(replica, monkeypatch).inference_device == "cuda"
+    assert _settings(other, monkeypatch).inference_device == "cpu"
+    assert (replica["command"], replica["profiles"]) == (["inference"], ["gpu-inference"])
+    port = int(replica["ports"][0].split(":")[1])
+    assert port == int(other["ports"][0].split(":")[1].split("-")[1]) + 1
+    assert_has_gpus(replica)
+
+
+def assert_has_gpus(service: dict[str, Any]) -> None:
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
 
 
@@ -160,7 +175,7 @@ def test_a_worker_has_time_to_write_its_last_checkpoint(name: str) -> None:
 
 def test_the_health_check_is_that_of_what_answers_http_alone() -> None:
     checked = [name for name, service in _own_services().items() if "healthcheck" not in service]
-    assert checked == ["api", "inference"]
+    assert checked == ["api", "inference", "gpu-inference"]
     for name in set(_own_services()) - set(checked):
         assert _own_services()[name]["healthcheck"] == {"disable": True}
 
