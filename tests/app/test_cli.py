@@ -226,6 +226,14 @@ def test_nothing_is_served_over_a_base_model_that_is_unfit(run: Run, tmp_path: P
     assert "MINIMAND_BASE_MODELS, 'mine': there is no folder" in refused.stderr
 
 
+def test_nothing_is_served_on_a_gpu_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    assert run("migrate", "--home", str(tmp_path / "home")).exit_code == 0
+    refused = run("inference", "--home", str(tmp_path / "home"), MINIMAND_INFERENCE_DEVICE="cuda:99")
+    assert refused.exit_code == 1
+    assert "MINIMAND_INFERENCE_DEVICE is 'cuda:99', and torch" in refused.output
+    assert "GPUs. Without a GPU leave it out." in refused.output
+
+
 def test_a_database_that_is_away_does_not_tell_its_password(run: Run, tmp_path: Path) -> None:
     url = "postgresql+psycopg://user:canary-5f1c9e@127.0.0.1:1/db"
     refused = run("migrate", "--home", str(tmp_path / "home"), MINIMAND_DATABASE_URL=url)
