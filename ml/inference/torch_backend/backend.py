@@ -38,10 +38,9 @@ class TorchEngine:
         self.device = torch.device(device)
         self.dtype = torch.float32
         if self.device.type == "cuda":
-            if not torch.cuda.is_available() or (self.device.index or 0) >= torch.cuda.device_count():
-                raise EngineError(
-                    f"torch {torch.__version__} sees {torch.cuda.device_count()} GPUs, and not '{device}'"
-                )
+            count = torch.cuda.device_count()
+            if (self.device.index or 0) >= count:
+                raise EngineError(f"torch {torch.__version__} sees {count} GPUs")
             self.dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         self._lock = threading.Lock()
 
