@@ -47,7 +47,9 @@ class TorchEngine:
     def open(self, file: Path) -> Backend:
         """See `Engine`."""
         try:
-            return TorchBackend(Network(file, self.device, self.dtype), self._lock)
+            with self._lock:
+                network = Network(file, self.device, self.dtype)
+            return TorchBackend(network, self._lock)
         except UnknownOperatorError as error:
             log.warning("%s is run by onnxruntime, on the CPU: %s", file, error)
             return OnnxBackend(file, self._threads)
@@ -85,7 +87,7 @@ class TorchBackend:
         if program is None:
             program = self._network.program(inputs)
             if self._network.device.type == "cuda":
-                program = _Captured(program, inputs)
+                program = _Captured(program, inputs, self._network.device)
         self._programs[shapes] = program
         if len(self._programs) > PROGRAMS:
             self._programs.popitem(last=False)
@@ -95,16 +97,17 @@ class TorchBackend:
 class _Captured:
     """A program as a CUDA graph: the CPU starts it once instead of each of its kernels."""
 
-    def __init__(self, program: Program, inputs: Mapping[str, Tensor]) -> None:
+    def __init__(self, program: Program, inputs: Mapping[str, Tensor], device: torch.device) -> None:
         self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-        others: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # what a first run sets up is not captured
-        others.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(others):
-            program(**self._inputs)
-        torch.cuda.current_stream().wait_stream(others)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._output = program(**self._inputs)
+        with torch.cuda.device(device):
+            others: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            others.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(others):  # what a first run sets up must not be captured
+                program(**self._inputs)
+            torch.cuda.current_stream().wait_stream(others)
+            with torch.cuda.graph(self._graph):
+                self._output = program(**self._inputs)
 
     def __call__(self, **inputs: Tensor) -> Tensor:
         """The output is overwritten by the next call."""
