@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Text,
+    and_,
     case,
     cast,
     delete,
@@ -204,7 +205,7 @@ def _let_go(
     """RELEASE and RECONCILE are this one statement: charge an attempt if due, then carry out what was wanted."""
     due = case((JobRow.has_progressed.is_(True), 0), else_=1) if charge else literal(0)
     attempts = JobRow.attempts + due
-    is_spent = attempts >= cap
+    is_spent = and_(due > 0, attempts >= cap)  # one at the cap may have been paused then: it goes on
     error = {
         "message": f"{cap} attempts ended without a new checkpoint; the last one because {why.words}. "
         "See the job's events.",
