@@ -137,10 +137,10 @@ class _Run:
                 self.renewed_at = time.monotonic()
             except LostClaimError:
                 self.is_lost = True
-            except UnavailableError:
+            except Exception as error:  # the boundary of this thread, which must not end before the run does
                 # We end ourselves before the lease does: by then another worker may have the job.
                 self.is_lost = time.monotonic() - self.renewed_at > 0.75 * lease
-                log.warning("the lease could not be renewed, trying again")
+                log.warning("the lease could not be renewed, trying again: %s", type(error).__name__)
 
     def run_child(self, stopping: threading.Event) -> Released | None:
         """From a claimed row to an end, or back to the queue."""

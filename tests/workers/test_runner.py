@@ -74,12 +74,15 @@ def test_an_encoder_that_was_swept_before_the_job_ended_is_stored_again(
     assert (store.local_path(key) / "content").read_bytes() == b"encoder"
 
 
-class DatabaseThatIsAway:
+class DatabaseThatFails:
     now = 0.0
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        raise UnavailableError("away", code="database_unavailable")
+        raise self.error
         yield
 
 
@@ -92,11 +95,14 @@ class Run(_Run):
         raise LostClaimError(self.claim.job_id)
 
 
-def test_the_thread_that_renews_the_lease_logs_about_the_same_job(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "error", [UnavailableError("away", code="database_unavailable"), RuntimeError("a standby, which takes no writes")]
+)
+def test_the_thread_that_renews_the_lease_gives_up_before_its_end_and_logs_about_the_same_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     settings: Any = Settings(home=tmp_path, lease_seconds=0.2)
-    anything: Any = DatabaseThatIsAway()
+    anything: Any = DatabaseThatFails(error)
     claim = Claim("job_1", 2)
     caplog.handler.setFormatter(TextFormatter())
 
