@@ -377,6 +377,20 @@ def status_event(reason: str, message: str, **data: Any) -> Event:
     return Event("status", message, {"reason": reason, **data})
 
 
+def seconds_run(session: Session, job_id: str) -> float:
+    """How long workers have held a job under the claims that are over."""
+    told = select(EventRow.data["reason"].as_string(), EventRow.created_at)
+    query = told.where(EventRow.job_id == job_id, EventRow.type == "status").order_by(EventRow.sequence)
+    seconds, claimed_at = 0.0, None
+    for reason, at in session.execute(query):
+        if reason == "claimed":
+            claimed_at = at
+        elif reason in ("requeued", "paused") and claimed_at is not None:
+            seconds += at - claimed_at
+            claimed_at = None
+    return seconds
+
+
 def append_events(session: Session, job_id: str, events: Sequence[Event]) -> None:
     """Append events. Their sequence comes from the job's row, in this transaction: no gap is filled late."""
     if not events:
