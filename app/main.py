@@ -22,7 +22,7 @@ from app.http.connection_limit import ConnectionLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
 from app.http.head import HeadMiddleware
-from app.http.health import look_at_parts
+from app.http.health import PartsLook, look_at_parts
 from app.http.health import router as health_routes
 from app.http.limits import RateLimitMiddleware
 from app.http.metrics import Metrics
@@ -116,7 +116,8 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     """The web application. role: api for everything, inference for predictions alone."""
     services = build_services(settings)
     rounds: list[Periodic] = [Watch(services.served), KeyUses(services.keys)]
-    services.metrics.watch_parts(lambda: look_at_parts(services))
+    parts = PartsLook(lambda: look_at_parts(services))
+    services.metrics.watch_parts(parts.newest_now)
     if role == "api":
         services.metrics.watch_rows(Censuses(services.database, settings).newest)
         retention = Retention(services.database, services.store, settings)
@@ -161,6 +162,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
+    app.state.parts = parts
     app.state.connections, app.state.max_connections = (), 0  # of its server, which tells later
     app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_middleware(RateLimitMiddleware)

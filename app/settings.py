@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     )
     max_attempts: int = Field(3, ge=1, description="Attempts without a new checkpoint before a job fails.")
     max_job_seconds: float = Field(
-        7 * 86_400, gt=0, description="A job that has not ended so long after its first start is stopped, and fails."
+        7 * 86_400, gt=0, description="A job that has run for so long, in all its runs together, is stopped, and fails."
     )
     max_run_bytes: int = Field(
         50_000_000_000, ge=1_000_000, description="Disk that a running job may take under the home; more, and it fails."

@@ -30,6 +30,7 @@ _NAMES = {WEIGHTS, ".gitattributes", ".gitignore", "LICENSE", "NOTICE", "README"
 _ELEMENT_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1
 }  # fmt: skip
+_ADAPTER = "adapter_config.json"
 # The one key that transformers itself writes with an underscore, and reads as nothing but a name.
 _HARMLESS = {"_name_or_path"}
 # Of the JSON files, those in which transformers looks for classes.
@@ -74,6 +75,8 @@ def _check_names(folder: Path) -> Iterator[str]:
             return
         if not path.resolve().is_relative_to(real):
             yield f"{name} is a link that leads out of it; put the file itself there"
+        elif path.name == _ADAPTER:
+            yield f"{name} names another model, which transformers would read in the place of this one. Remove it"
         elif path.is_file() and path.name not in _NAMES and not path.name.endswith(_PLAIN):
             yield f"{name} may not be in it: other files than {WEIGHTS}, JSON and text may hold code. Remove it"
         elif not path.is_file() and not path.is_dir():

@@ -103,7 +103,7 @@ class _Run:
         self.wanted: str | None = None
         self.is_lost = False
         self.renewed_at = self.told_at = self.measured_at = time.monotonic()
-        self.started_at = time.time()  # of the job's first claim, once that is known
+        self.started_at = time.time()  # less what the job has run before, once that is known
         self.exceeded: dict[str, Any] | None = None  # the error of a job that takes more than one may
 
     def carry_out(self, stopping: threading.Event) -> Released | None:
@@ -137,10 +137,10 @@ class _Run:
                 self.renewed_at = time.monotonic()
             except LostClaimError:
                 self.is_lost = True
-            except UnavailableError:
+            except Exception as error:  # the boundary of this thread, which must not end before the run does
                 # We end ourselves before the lease does: by then another worker may have the job.
                 self.is_lost = time.monotonic() - self.renewed_at > 0.75 * lease
-                log.warning("the lease could not be renewed, trying again")
+                log.warning("the lease could not be renewed, trying again: %s", type(error).__name__)
 
     def run_child(self, stopping: threading.Event) -> Released | None:
         """From a claimed row to an end, or back to the queue."""
@@ -196,7 +196,7 @@ class _Run:
         """Make room, and lay out the run directory."""
         with self.database.read() as session:
             checkpoints = repository.newest_checkpoints(session, job.id)
-        self.started_at = job.started_at or self.started_at
+            self.started_at -= repository.seconds_run(session, job.id)
         self.sweep({checkpoint.folder for checkpoint in checkpoints})
         self.checkpoint_ids = Layout(self.database, self.store, self.settings).lay_out(job, checkpoints, self.folder)
 
@@ -250,9 +250,8 @@ class _Run:
         settings = self.settings
         if time.time() > self.started_at + settings.max_job_seconds:
             words = (
-                f"the job has not ended within {settings.max_job_seconds:,.0f} s of its start "
-                "(MINIMAND_MAX_JOB_SECONDS). "
-                "Train for fewer epochs, or on fewer rows"
+                f"the job has run for {settings.max_job_seconds:,.0f} s, and may for no longer "
+                "(MINIMAND_MAX_JOB_SECONDS). Train for fewer epochs, or on fewer rows"
             )
             self.exceeded = _job_error("time_limit", words)
         elif (size := _size_of(self.folder)) > settings.max_run_bytes:

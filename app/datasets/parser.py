@@ -3,6 +3,7 @@
 It knows no row and no request.
 """
 
+import asyncio
 import json
 import logging
 import math
@@ -10,8 +11,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.errors import InvalidInputError, UnavailableError
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 # Parsing takes a core and, at worst, `parse_memory_bytes`. More uploads than this wait their turn.
 CONCURRENT_PARSERS = 2
 WAIT_SECONDS = 30.0
+LOOK_EVERY_SECONDS = 0.05
 RETRY_SECONDS = 10
 
 # Libraries that reserve address space by the gigabyte or by the core would meet the memory limit before the file does.
@@ -38,7 +41,7 @@ class Parser:
         self._places = threading.BoundedSemaphore(CONCURRENT_PARSERS)
 
     def parse(self, source: Path, destination: Path, options: IngestOptions) -> IngestReport:
-        """Turn a file into Parquet. SpecError says what is wrong with it."""
+        """Turn a file into Parquet, in a `place`. SpecError says what is wrong with it."""
         limited = options.model_copy(
             update={
                 "max_bytes": self._settings.max_dataset_bytes,
@@ -47,17 +50,20 @@ class Parser:
                 "cpu_seconds": math.ceil(self._settings.parse_timeout_seconds),
             }
         )
-        with self._place():
-            return _read_answer(self._run(source, destination, limited))
+        return _read_answer(self._run(source, destination, limited))
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if not self._places.acquire(timeout=WAIT_SECONDS):
-            raise UnavailableError(
-                "Too many uploads are being read. Nothing was stored; repeat the request.",
-                code="parsers_busy",
-                retry_after=RETRY_SECONDS,
-            )
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """One upload's turn. It is waited for without a thread: all routes share a few. Raises UnavailableError."""
+        begun = time.monotonic()
+        while not self._places.acquire(blocking=False):
+            if time.monotonic() - begun > WAIT_SECONDS:
+                raise UnavailableError(
+                    "Too many uploads are being read. Nothing was stored; repeat the request.",
+                    code="parsers_busy",
+                    retry_after=RETRY_SECONDS,
+                )
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
         try:
             yield
         finally:

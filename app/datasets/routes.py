@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 
 from app.datasets.schemas import Dataset, DatasetRecommendation, DatasetRowItem
 from app.datasets.service import read_form
@@ -114,7 +115,7 @@ def optional_field(description: str) -> Any:
     return Form(description=description, examples=[""])
 
 
-def create_dataset(
+async def create_dataset(
     caller: Authenticated,
     services: Wired,
     response: Response,
@@ -136,7 +137,8 @@ def create_dataset(
 ) -> Dataset:
     """Read a file of texts, with or without labels, and keep it. It is never changed afterwards."""
     form = read_form(name, columns, encoding, delimiter, metadata)
-    row = services.datasets.create(caller, file.file, file.filename, form, idempotency_key)
+    async with services.datasets.upload_turn():
+        row = await run_in_threadpool(services.datasets.create, caller, file.file, file.filename, form, idempotency_key)
     response.headers["Location"] = f"/v1/datasets/{row.id}"
     return Dataset.of(row)
 

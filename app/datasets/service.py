@@ -6,6 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,6 +49,10 @@ class DatasetService:
         self._limits = limits
         self._parser = Parser(settings)
         self._uploads = settings.scratch / "uploads"
+
+    def upload_turn(self) -> AbstractAsyncContextManager[None]:
+        """To be held around `create`. Raises UnavailableError where it does not come in time."""
+        return self._parser.place()
 
     def create(
         self, caller: Caller, file: BinaryIO, filename: str | None, form: UploadForm, idempotency_key: str | None

@@ -44,7 +44,7 @@ TAGS = [
         "description": "Who may do what, and how much of it: keys with scopes, projects that see nothing of each "
         "other, limits, and what was changed by whom.",
     },
-    {"name": "health", "description": "For load balancers and supervisors; no key needed."},
+    {"name": "health", "description": "For load balancers and supervisors, without a key; for Prometheus, with one."},
 ]
 
 

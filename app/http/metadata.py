@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from app.db.tables import DatasetMetadataRow, DatasetRow, JobMetadataRow, JobRow, ModelMetadataRow, ModelRow
 from ml.specs.errors import refuse
-from ml.specs.job import Metadata
+from ml.specs.job import MAX_PAIRS, Metadata
 
 __all__ = ["METADATA_PARAMETER", "Metadata", "MetadataFilter", "join_metadata"]
 
@@ -27,6 +27,8 @@ def _metadata_filter(request: Request) -> dict[str, str]:
         is_pair = name.startswith(_PREFIX) and name.endswith("]")
         if is_pair and wanted.setdefault(name[len(_PREFIX) : -1], value) != value:
             raise refuse(name, f"'{name}' is given twice, and a thing has one value under a key. Send one.")
+    if len(wanted) > MAX_PAIRS:  # each is a join
+        raise refuse("metadata", f"{len(wanted)} pairs are given, and a thing has at most {MAX_PAIRS}. Send fewer.")
     return wanted
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.errors import HeadTooLargeError, ServiceError, SlowClientError
+from app.errors import BadRequestError, HeadTooLargeError, ServiceError, SlowClientError
 from app.http.errors import error_reply
 from app.ids import new_id
 
@@ -46,6 +46,10 @@ class WatchedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self.header_bytes > MAX_HEAD_BYTES or (self.is_in_head and self.came > MAX_HEAD_BYTES):
             self.end(_HEAD_TOO_LARGE)
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no request. Said in the one shape, and not in plain text."""
+        self.end(BadRequestError(msg, code="invalid_http"))
 
     def on_message_begin(self) -> None:
         """A request begins."""

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Text,
+    and_,
     case,
     cast,
     delete,
@@ -204,7 +205,7 @@ def _let_go(
     """RELEASE and RECONCILE are this one statement: charge an attempt if due, then carry out what was wanted."""
     due = case((JobRow.has_progressed.is_(True), 0), else_=1) if charge else literal(0)
     attempts = JobRow.attempts + due
-    is_spent = attempts >= cap
+    is_spent = and_(due > 0, attempts >= cap)  # one at the cap may have been paused then: it goes on
     error = {
         "message": f"{cap} attempts ended without a new checkpoint; the last one because {why.words}. "
         "See the job's events.",
@@ -374,6 +375,20 @@ def _where_status(query: Select[Any], shown: str) -> Select[Any]:
 def status_event(reason: str, message: str, **data: Any) -> Event:
     """An event of type status."""
     return Event("status", message, {"reason": reason, **data})
+
+
+def seconds_run(session: Session, job_id: str) -> float:
+    """How long workers have held a job under the claims that are over."""
+    told = select(EventRow.data["reason"].as_string(), EventRow.created_at)
+    query = told.where(EventRow.job_id == job_id, EventRow.type == "status").order_by(EventRow.sequence)
+    seconds, claimed_at = 0.0, None
+    for reason, at in session.execute(query):
+        if reason == "claimed":
+            claimed_at = at
+        elif reason in ("requeued", "paused") and claimed_at is not None:
+            seconds += at - claimed_at
+            claimed_at = None
+    return seconds
 
 
 def append_events(session: Session, job_id: str, events: Sequence[Event]) -> None:

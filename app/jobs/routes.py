@@ -2,14 +2,15 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.db.tables import JobRow
-from app.http.auth import Authenticated, needs
+from app.http.auth import Authenticated, authenticate_request, needs
 from app.http.examples import JOBS
 from app.http.idempotency import IdempotencyKey
 from app.http.metadata import METADATA_PARAMETER, MetadataFilter
@@ -145,6 +146,7 @@ async def list_job_events(
     job_id: str,
     caller: Authenticated,
     services: Wired,
+    request: Request,
     page: OldestFirst,
     accept: Annotated[str, Header(description="text/event-stream for a stream.")] = "application/json",
     last_event_id: Annotated[str | None, Header(description="Where a stream goes on.")] = None,
@@ -158,7 +160,8 @@ async def list_job_events(
         rows, has_more, _ = await run_in_threadpool(services.jobs.events, caller.project_id, job_id, page, after)
         return page.page([EventBody.of(row) for row in rows], has_more=has_more)
     await run_in_threadpool(services.jobs.get, caller.project_id, job_id)  # a 404 must come before the stream begins
-    stream = EventStream(services.jobs, caller.project_id, job_id, after)
+    authenticate = partial(authenticate_request, request)
+    stream = EventStream(services.jobs, caller.project_id, job_id, after, authenticate)
     if await stream.is_exhausted():
         return Response(status_code=204)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

@@ -89,10 +89,8 @@ class JobService:
             # What the job needs may have been deleted since it was read; from here on the job keeps it.
             if datasets.find_for_update(session, caller.project_id, spec.dataset) is None:
                 raise _no_dataset(spec)
-            # In the order of their ids: two submissions that lock the same models must not wait for each other.
-            for pointer, model_id in sorted(models_of(setup).items(), key=lambda item: item[1]):
-                if models.find_for_update(session, caller.project_id, model_id) is None:
-                    raise refuse(pointer, f"there is no model '{model_id}'.", "model_not_found")
+            for pointer, model_id in _lock_models(session, caller, setup).items():
+                raise refuse(pointer, f"there is no model '{model_id}'.", "model_not_found")
             self._limits.check_job(session, caller)
             session.add(row)
             session.flush()
@@ -143,14 +141,22 @@ class JobService:
                 f"/v1/jobs/{job_id}/checkpoints.",
                 code="checkpoint_not_found",
             )
-        # From here on the job keeps its dataset, which the model is measured on.
+        # From here on the job keeps its dataset, which the model is measured on, and the models it began with.
         if datasets.find_for_update(session, caller.project_id, parent.dataset_id) is None:
             raise ConflictError(
                 f"The dataset '{parent.dataset_id}' of job '{job_id}' was deleted, and a model is calibrated and "
                 "measured on it.",
                 code="dataset_deleted",
             )
-        row = self._new_row(caller, "publish", JobSpec.model_validate(parent.spec), ())
+        spec = JobSpec.model_validate(parent.spec)
+        if gone := _lock_models(session, caller, spec):
+            named = ", ".join(f"'{model_id}'" for model_id in gone.values())
+            raise ConflictError(
+                f"Job '{job_id}' trained further from, or was taught by, {named}, which was deleted: its "
+                "checkpoints are nothing without it.",
+                code="model_deleted",
+            )
+        row = self._new_row(caller, "publish", spec, ())
         row.parent_id, row.checkpoint_id = job_id, checkpoint_id
         self._limits.check_job(session, caller)
         session.add(row)
@@ -409,6 +415,19 @@ class JobService:
     def _reread(session: Session, row: JobRow) -> JobRow:
         session.refresh(row)
         return row
+
+
+def _lock_models(session: Session, caller: Caller, setup: AnySpec) -> dict[str, str]:
+    """Keep the models that a job needs from being deleted. Returns the ids of those that are gone, by JSON pointer.
+
+    In the order of their ids: two transactions that lock the same models must not wait for each other.
+    """
+    needed = sorted(models_of(setup).items(), key=lambda item: item[1])
+    return {
+        pointer: model_id
+        for pointer, model_id in needed
+        if models.find_for_update(session, caller.project_id, model_id) is None
+    }
 
 
 def _no_dataset(spec: Setup | Bulk) -> SpecError:

@@ -1,11 +1,12 @@
 """A job's events as server-sent events: the same JSON as the pages, from any point on, until the job ends."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from app.errors import AuthenticationError
 from app.http.pagination import PageRequest
 from app.jobs.schemas import EventBody, event_id
 from app.jobs.service import JobService
@@ -22,6 +23,7 @@ class EventStream:
     project_id: str
     job_id: str
     after: int | None
+    authenticate: Callable[[], Awaitable[object]]  # raises AuthenticationError once its caller's key lives no more
 
     async def is_exhausted(self) -> bool:
         """Whether a client that saw everything asks again: there is nothing more to come."""
@@ -33,10 +35,16 @@ class EventStream:
         return has_ended and not rows
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give each event once, in order; then a comment now and then; end after the last event of an ended job."""
+        """Give each event once, in order; then a comment now and then. End after the last event of an ended job, or
+        with its caller's key.
+        """
         after, silent_for = self.after, 0.0
         page = PageRequest(limit=100, order="asc")
         while True:
+            try:
+                await self.authenticate()
+            except AuthenticationError:
+                return
             rows, has_more, has_ended = await asyncio.to_thread(
                 self.jobs.events, self.project_id, self.job_id, page, after
             )

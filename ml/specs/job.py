@@ -16,13 +16,14 @@ from ml.specs.samplers import Sampler, Shuffle
 from ml.specs.tasks import Task
 from ml.specs.tuning import FullTuning, Tuning
 
+MAX_PAIRS = 16
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 Metadata = Annotated[
     dict[MetadataKey, MetadataValue],
     Field(
-        max_length=16,
-        description="Your own notes: up to 16 pairs of text, keys up to 64 characters, values up to 512.",
+        max_length=MAX_PAIRS,
+        description=f"Your own notes: up to {MAX_PAIRS} pairs of text, keys up to 64 characters, values up to 512.",
         examples=[{"team": "nlp"}],
     ),
     AfterValidator(refuse_null_characters),

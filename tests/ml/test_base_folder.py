@@ -90,6 +90,10 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         lambda folder: (folder / "tokenizer_config.json").write_text('{"auto_map": {}}'),
         "tokenizer_config.json has the key 'auto_map'",
     ),
+    "another model's name": (
+        lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}'),
+        "adapter_config.json names another model",
+    ),
     "no model_type": (lambda folder: change_config(folder, model_type=None), "names no 'model_type'"),
     "a model_type that is a path": (lambda folder: change_config(folder, model_type="../x"), "names no 'model_type'"),
     "a config that is no JSON": (lambda folder: (folder / CONFIG).write_text("{"), "config.json is no JSON"),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from app.db.migrate import upgrade
 from app.db.session import Database
 from app.db.tables import ModelRow
 from app.errors import UnavailableError
-from app.jobs.repository import Claim, LostClaimError
+from app.jobs import repository
+from app.jobs.repository import Claim, LostClaimError, status_event
 from app.logs import TextFormatter, log_about
 from app.retention import DAY_SECONDS, Retention
 from app.settings import Settings
@@ -74,12 +76,15 @@ def test_an_encoder_that_was_swept_before_the_job_ended_is_stored_again(
     assert (store.local_path(key) / "content").read_bytes() == b"encoder"
 
 
-class DatabaseThatIsAway:
+class DatabaseThatFails:
     now = 0.0
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        raise UnavailableError("away", code="database_unavailable")
+        raise self.error
         yield
 
 
@@ -92,11 +97,14 @@ class Run(_Run):
         raise LostClaimError(self.claim.job_id)
 
 
-def test_the_thread_that_renews_the_lease_logs_about_the_same_job(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "error", [UnavailableError("away", code="database_unavailable"), RuntimeError("a standby, which takes no writes")]
+)
+def test_the_thread_that_renews_the_lease_gives_up_before_its_end_and_logs_about_the_same_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     settings: Any = Settings(home=tmp_path, lease_seconds=0.2)
-    anything: Any = DatabaseThatIsAway()
+    anything: Any = DatabaseThatFails(error)
     claim = Claim("job_1", 2)
     caplog.handler.setFormatter(TextFormatter())
 
@@ -127,6 +135,24 @@ class Trainer:
 
     def kill(self) -> int:
         return self.status or 0
+
+
+def test_the_time_that_a_job_was_paused_is_not_time_it_has_run(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.Layout, "lay_out", lambda *_: {})
+    settings, day = Settings(home=tmp_path), 86_400.0
+    store = FileStore(settings.resolved_storage_url, tmp_path / "cache")
+    paused = house.add(status="paused", started_at=time.time() - 30 * day)
+    story = [("claimed", 30), ("requeued", 29), ("claimed", 28), ("resumed", 28), ("paused", 26), ("resumed", 1)]
+    ago = [replace(status_event(reason, reason), created_at=time.time() - days * day) for reason, days in story]
+    house.run(repository.append_events, paused, ago)
+    house.run(repository.queue_again, paused, now=house.now)
+    run = _Run(house.database, store, settings, Spares([], tmp_path, nice=0), {}, house.must_claim(), tmp_path)
+    run.prepare(house.row(paused))
+    run.measured_at = -runner.MEASURE_EVERY_SECONDS
+    assert not run.exceeds(time.monotonic())
+    assert time.time() - run.started_at == pytest.approx(3 * day, abs=60)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pyarrow import parquet
 
+from app.datasets import parser
 from app.datasets.routes import router
 from app.datasets.service import DatasetService, clean_filename
 from app.db.session import Database
@@ -545,3 +546,22 @@ class TestIdempotency:
         assert [reply.status_code for reply in replies] == [201] * 4
         assert len({reply.json()["id"] for reply in replies}) == 1
         assert house.stored_files() == ["data.parquet"]
+
+
+def test_uploads_that_wait_their_turn_take_no_threads_from_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = 60  # more than the threads that routes run in
+    places = house.datasets._parser._places
+    with house.client as client, ThreadPoolExecutor(uploads + 1) as sending:  # one event loop for all calls
+        for _ in range(parser.CONCURRENT_PARSERS):
+            places.acquire()
+        replies = [sending.submit(house.upload) for _ in range(uploads)]
+        try:
+            assert sending.submit(client.get, "/v1/datasets").result(timeout=10).json()["data"] == []
+        finally:
+            monkeypatch.setattr(parser, "WAIT_SECONDS", 0.0)
+        for reply in replies:
+            refused = reply.result()
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "parsers_busy")
+            assert refused.headers["retry-after"] == "10"

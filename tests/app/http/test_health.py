@@ -1,7 +1,9 @@
 """/readyz names the part that is unwell, and refuses only where requests would fail."""
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,24 @@ def test_a_store_that_hangs_holds_up_nobody_for_long(house: House, monkeypatch: 
     for _ in range(3):
         assert house.ready()[2]["storage"] == "unreachable"
     assert len(looks) == 1
+
+
+def test_strangers_who_ask_while_a_part_hangs_take_no_threads_from_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strangers, looks, hangs = 60, [], threading.Event()  # more than the threads that routes run in
+
+    def hang() -> str:
+        looks.append(time.monotonic())
+        hangs.wait(20)
+        return "unreachable"
+
+    monkeypatch.setattr(house.services.queue, "health", hang)
+    with house.client as client, ThreadPoolExecutor(strangers + 1) as asking:  # one event loop for all calls
+        replies = [asking.submit(client.get, "/readyz") for _ in range(strangers)]
+        try:
+            assert asking.submit(client.get, "/v1/jobs").result(timeout=10).status_code == 200
+        finally:
+            hangs.set()
+        assert {reply.result().json()["parts"]["broker"] for reply in replies} == {"unreachable"}
+    assert len(looks) < strangers / 2

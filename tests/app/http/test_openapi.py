@@ -161,6 +161,9 @@ def test_lists_of_what_has_metadata_filter_by_them(house: AppHouse, every: list[
     for path in paths:
         refused = house.client.get(path, params={"metadata": "team"})
         assert (refused.status_code, error_of(refused)["param"]) == (422, "metadata")
+        for pairs, status in ((16, 200), (17, 422), (300, 422)):  # more than a statement may join
+            reply = house.client.get(path, params={f"metadata[{i}]": "x" for i in range(pairs)})
+            assert reply.status_code == status, reply.text
 
 
 def test_a_file_alone_can_be_sent_from_the_page(house: AppHouse, document: dict[str, Any]) -> None:

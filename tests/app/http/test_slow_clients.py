@@ -95,6 +95,14 @@ def test_what_comes_too_slowly_is_ended(address: tuple[str, int], parts: tuple[b
     assert GRACE <= seconds < GRACE * 6
 
 
+def test_what_is_no_request_is_told_so_in_the_one_shape_of_errors(address: tuple[str, int]) -> None:
+    came, _ = talk(address, b"NONSENSE\r\n\r\n")
+    head, _, body = came.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"x-request-id: req_" in head
+    assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
 @pytest.mark.parametrize("head", [b"GET /" + b"a" * 100_000, b"GET / HTTP/1.1\r\n" + b"x-a: b\r\n" * 20_000])
 def test_a_head_that_goes_on_and_on_is_ended_however_fast_it_comes(address: tuple[str, int], head: bytes) -> None:
     came, seconds = talk(address, head)

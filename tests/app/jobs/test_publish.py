@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.db.tables import CheckpointRow
+from app.db.tables import CheckpointRow, JobRow
 from app.ids import new_id
 from app.jobs import repository
 from app.jobs.repository import Claim
@@ -177,6 +177,17 @@ def test_a_dataset_that_is_gone_cannot_measure_the_model(tmp_path: Path) -> None
     reply = house.publish(claim.job_id, checkpoint)
     assert (reply.status_code, error_of(reply)["code"]) == (409, "dataset_deleted")
     house.close()
+
+
+def test_a_model_that_is_gone_cannot_be_gone_on_from(house: House) -> None:
+    claim = house.train()
+    checkpoint = house.checkpoint(claim, 7)
+    with house.database.write() as session:
+        row = session.get_one(JobRow, claim.job_id)
+        row.spec = {**row.spec, "model": "mdl_deleted"}
+    reply = house.publish(claim.job_id, checkpoint)
+    assert (reply.status_code, error_of(reply)["code"]) == (409, "model_deleted")
+    assert "'mdl_deleted'" in error_of(reply)["message"]
 
 
 def test_an_idempotency_key_is_for_one_checkpoint(house: House) -> None:

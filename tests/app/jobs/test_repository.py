@@ -186,6 +186,15 @@ def test_a_graceful_release_is_never_charged(house: House) -> None:
     assert house.row(job).attempts == 0
 
 
+def test_a_job_that_was_paused_at_the_cap_is_failed_by_its_next_attempt_alone(house: House) -> None:
+    job = house.add(attempts=CAP)
+    assert house.release(house.must_claim(), charge=False) == Released(job, "cpu", "queued")
+    claim = house.must_claim()
+    house.checkpoint(claim, 5)
+    assert house.release(claim) == Released(job, "cpu", "queued")
+    assert house.release(house.must_claim()) == Released(job, "cpu", "failed")
+
+
 @pytest.mark.parametrize("by", ["release", "reconcile"])
 def test_the_last_attempt_fails_the_job_and_says_why(house: House, by: str) -> None:
     job = house.add()

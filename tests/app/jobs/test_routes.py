@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from app.db.tables import CheckpointRow, JobRow
 from app.jobs import repository
 from app.jobs.repository import Claim, Event, Why, status_event
-from tests.service import AppHouse, all_items, error_of, events_of, submit, tickets, upload
+from tests.service import AppHouse, all_items, error_of, events_of, submit, tickets, upload, wait_until
 
 MAX_BODY = 20_000
 
@@ -671,6 +671,25 @@ def test_a_stream_tells_the_rest_of_the_story_and_ends_with_the_job(house: House
     assert same.text == rest.text
     after_all = house.client.get(f"/v1/jobs/{job}/events", headers={**stream, "Last-Event-ID": pages[-1]["id"]})
     assert (after_all.status_code, after_all.content) == (204, b"")
+
+
+def test_a_stream_ends_with_the_key_it_was_opened_with(house: House) -> None:
+    job = house.submit()
+    key = house.client.post("/v1/keys", json={"name": "watcher", "scopes": ["jobs"]}).json()
+    watcher = house.client_with(key["secret"])
+
+    def has_begun() -> bool:
+        house.services.keys.note_uses()
+        return house.client.get(f"/v1/keys/{key['id']}").json()["last_used_at"] is not None
+
+    with ThreadPoolExecutor(1) as watching:
+        stream = watching.submit(watcher.get, f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"})
+        try:
+            wait_until(has_begun, 10)
+            house.client.delete(f"/v1/keys/{key['id']}")
+            assert stream.result(timeout=10).headers["content-type"].startswith("text/event-stream")
+        finally:
+            house.act(job, "cancel", 202)
 
 
 def _parse_stream(text: str) -> list[dict[str, Any]]:
