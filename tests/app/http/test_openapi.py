@@ -9,7 +9,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from app.http.docs import TAGS
-from app.http.openapi import ERROR_BODY, HEADERS, METHODS, Operation, operations
+from app.http.openapi import ERROR_BODY, HEADERS, METHODS, REFUSALS, Operation, operations
 from tests.service import AppHouse, error_of, tickets, upload
 
 ROOT = Path(__file__).parents[3]
@@ -151,6 +151,13 @@ def test_what_is_no_id_is_no_path(house: AppHouse) -> None:
     reply = house.client.get("/v1/jobs/mdl_1")
     assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
     assert "begins with its kind" in error_of(reply)["message"]
+
+
+def test_an_examples_code_is_one_that_the_service_answers() -> None:
+    files = [file for part in ("app", "ml") for file in (ROOT / part).rglob("*.py") if file.name != "openapi.py"]
+    source = "".join(file.read_text() for file in files)
+    for status, refusal in REFUSALS.items():
+        assert f'"{refusal.example["code"]}"' in source, status
 
 
 def test_head_is_get_without_the_body(house: AppHouse) -> None:
