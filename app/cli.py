@@ -5,28 +5,23 @@ It holds no rule of the service. Heavy imports wait inside the commands, so that
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from app.cli_keys import keys, projects
+from app.console import Command, explained, fail, home_option, load_settings, open_store, opened, variable_of
+
 if TYPE_CHECKING:
     from app.backup import Summary
-    from app.db.session import Database
-    from app.keys.caller import Caller
-    from app.keys.service import KeyService
     from app.settings import Settings
-    from app.storage import FileStore
     from app.supervisor import ChildSpec
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 # Over a trainer's own time to stop: a worker must outlive its trainer's last checkpoint.
 _STOP_MARGIN_SECONDS = 10
@@ -38,13 +33,7 @@ _START_PATIENCE_SECONDS = 60
 _OPEN_FILES = 65_536
 
 
-def _home_option(command: _Command) -> _Command:
-    return click.option(
-        "--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of all state (MINIMAND_HOME)."
-    )(command)
-
-
-def _port_option(command: _Command) -> _Command:
+def _port_option(command: Command) -> Command:
     return click.option(
         "--port", type=click.IntRange(0, 65535), help="Port of the API; 0 takes a free one (MINIMAND_PORT)."
     )(command)
@@ -60,8 +49,12 @@ def main() -> None:
     """
 
 
+main.add_command(keys)
+main.add_command(projects)
+
+
 @main.command()
-@_home_option
+@home_option
 @_port_option
 def up(home: Path | None, port: int | None) -> None:
     """Start the broker, the API and a worker; Ctrl-C stops them."""
@@ -69,13 +62,13 @@ def up(home: Path | None, port: int | None) -> None:
     from app.logs import configure_logging
     from app.supervisor import HomeInUseError, Supervisor, hold_home
 
-    settings = _load_settings(home, port)
+    settings = load_settings(home, port)
     configure_logging(settings)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(hold_home(settings.home))
         except HomeInUseError as error:
-            _fail(str(error))
+            fail(str(error))
         with _listen(settings) as listener:
             real_port = int(listener.getsockname()[1])
         environment = {"MINIMAND_HOME": str(settings.home.resolve()), "MINIMAND_PORT": str(real_port)}
@@ -93,7 +86,7 @@ def up(home: Path | None, port: int | None) -> None:
 
 
 @main.command()
-@_home_option
+@home_option
 @_port_option
 def api(home: Path | None, port: int | None) -> None:
     """Serve the whole HTTP API."""
@@ -101,7 +94,7 @@ def api(home: Path | None, port: int | None) -> None:
 
 
 @main.command()
-@_home_option
+@home_option
 @_port_option
 def inference(home: Path | None, port: int | None) -> None:
     """Serve predictions only: a replica behind a load balancer."""
@@ -109,42 +102,42 @@ def inference(home: Path | None, port: int | None) -> None:
 
 
 @main.command()
-@_home_option
+@home_option
 def worker(home: Path | None) -> None:
     """Run queued jobs: one training slot for each device."""
     from app.supervisor import tie_to_supervisor
 
     # SIGKILL, since a worker asked to stop waits for its trainer's last checkpoint.
     tie_to_supervisor(signal.SIGKILL)
-    _load_settings(home)
+    load_settings(home)
     # A new program, not an import: the service does not know its workers. The tie survives exec.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "workers"])  # noqa: S606 - no shell is meant
 
 
 @main.command()
-@_home_option
+@home_option
 def migrate(home: Path | None) -> None:
     """Bring the schema up to date; make the first admin key."""
-    settings = _load_settings(home)
+    settings = load_settings(home)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     _migrate(settings)
 
 
 @main.command()
-@_home_option
+@home_option
 def fetch(home: Path | None) -> None:
     """Fetch base models named hf:… from their hub."""
     from app.base_models.hub import HubModel
     from app.base_models.hub import fetch as fetch_model
     from app.errors import UnfitBaseError
 
-    settings = _load_settings(home)
+    settings = load_settings(home)
     for name, source in settings.base_models.items():
         if isinstance(source, HubModel):
             try:
                 folder = fetch_model(name, source, settings.home.resolve())
             except (OSError, UnfitBaseError) as error:
-                _fail(f"'{name}' was not fetched. {error}")
+                fail(f"'{name}' was not fetched. {error}")
             click.echo(f"{name}: {folder}")
 
 
@@ -164,11 +157,11 @@ def openapi() -> None:
 
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@_home_option
+@home_option
 def prune(dry_run: bool, home: Path | None) -> None:
     """Remove old checkpoints and orphaned files now."""
-    settings = _load_settings(home)
-    with _opened(settings) as (database, store):
+    settings = load_settings(home)
+    with opened(settings) as (database, store):
         from app.retention import Retention
 
         count = total = 0
@@ -181,17 +174,17 @@ def prune(dry_run: bool, home: Path | None) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@_home_option
+@home_option
 def backup(folder: Path, home: Path | None) -> None:
     """Copy all rows and files into a new FOLDER."""
     from app.backup import BackupError, back_up
 
-    settings = _load_settings(home)
-    with _opened(settings) as (database, store):
+    settings = load_settings(home)
+    with opened(settings) as (database, store):
         try:
             summary = back_up(database, store, folder)
         except (BackupError, OSError) as error:
-            _fail(f"No backup was made. {error}")
+            fail(f"No backup was made. {error}")
     click.echo(f"{folder} holds {_shown_backup(summary)}. All of it verifies.")
     for fault in summary.unsound:
         click.echo(f"Damaged in the store, and so in the backup: {fault}", err=True)
@@ -199,7 +192,7 @@ def backup(folder: Path, home: Path | None) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@_home_option
+@home_option
 def restore(folder: Path, home: Path | None) -> None:
     """Bring a backup back, into an empty home."""
     from app.backup import BackupError
@@ -208,14 +201,16 @@ def restore(folder: Path, home: Path | None) -> None:
     from app.errors import InvalidInputError
     from app.supervisor import HomeInUseError, hold_home
 
-    settings = _load_settings(home)
-    with _explained():
+    settings = load_settings(home)
+    with explained():
         database = Database(settings.resolved_database_url)
         try:
             with hold_home(settings.home):
-                summary, requeued = bring_back(database, _store(settings), folder, max_attempts=settings.max_attempts)
+                summary, requeued = bring_back(
+                    database, open_store(settings), folder, max_attempts=settings.max_attempts
+                )
         except (BackupError, HomeInUseError, InvalidInputError, OSError) as error:
-            _fail(f"Nothing was restored. {error}")
+            fail(f"Nothing was restored. {error}")
         finally:
             database.close()
     click.echo(f"Restored {_shown_backup(summary)}. Jobs that were running and wait again: {requeued}.")
@@ -226,64 +221,30 @@ def restore(folder: Path, home: Path | None) -> None:
 @click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your own labelled file.")
 @click.option("--text", help="Its column that holds the text.")
 @click.option("--label", help="Its column that holds the label.")
-@_home_option
+@home_option
 @_port_option
 def demo(data: Path | None, text: str | None, label: str | None, home: Path | None, port: int | None) -> None:
     """Upload a dataset, train, predict, and keep serving."""
-    settings = _load_settings(home, port)
+    settings = load_settings(home, port)
     from app.demo import run_demo
 
     sys.exit(run_demo(settings, data=data, text=text, label=label))
 
 
 @main.command(name="settings")
-@_home_option
+@home_option
 def show_settings(home: Path | None) -> None:
     """List every MINIMAND_* variable, with the value in force."""
-    settings = _load_settings(home)
+    settings = load_settings(home)
     rows = [("VARIABLE", "VALUE", "DEFAULT", "WHAT IT DOES")]
     for name, field in type(settings).model_fields.items():
         default = field.get_default(call_default_factory=True, validated_data={})
         value = _shown(getattr(settings, name))
-        rows.append((_variable(name), value, _shown(default), field.description or ""))
+        rows.append((variable_of(name), value, _shown(default), field.description or ""))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         padded = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
         click.echo("  ".join([*padded, row[3]]))
-
-
-def _load_settings(home: Path | None = None, port: int | None = None) -> "Settings":
-    """Settings from the environment; an option overrides its variable, for this process and for all it starts."""
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
-
-    from app.settings import Settings
-
-    if home is not None:
-        os.environ["MINIMAND_HOME"] = str(home)
-    if port is not None:
-        os.environ["MINIMAND_PORT"] = str(port)
-    try:
-        return Settings()
-    except ValidationError as error:
-        for problem in error.errors():
-            click.echo(_describe_problem(problem["loc"], problem["msg"], problem["input"]), err=True)
-    except SettingsError as error:
-        # Raised for a value that should be JSON and isn't; only its text tells which one.
-        found = re.search(r'field "(\w+)"', str(error))
-        click.echo(f"{_variable(found[1]) if found else 'A setting'} isn't valid JSON.", err=True)
-    sys.exit(2)
-
-
-def _describe_problem(location: tuple[int | str, ...], message: str, value: object) -> str:
-    # The value of a URL may hold a password, and one that is wrong may hide it where no pattern looks.
-    is_secret = str(location[0]).endswith("_url")
-    shown = "" if is_secret else f" (it is {value!r})"
-    return f"{_variable(str(location[0]))} is not usable: {message[:1].lower()}{message[1:]}{shown}."
-
-
-def _variable(field_name: str) -> str:
-    return f"MINIMAND_{field_name.upper()}"
 
 
 def _shown(value: object) -> str:
@@ -307,198 +268,13 @@ def _shown_bytes(count: int) -> str:
     return f"{count} B"
 
 
-@main.group()
-def keys() -> None:
-    """Make, list, replace and revoke API keys."""
-
-
-def _project_option(command: _Command) -> _Command:
-    return click.option(
-        "--project", default="default", show_default=True, metavar="NAME", help="A project's name or id."
-    )(command)
-
-
-@keys.command("create")
-@click.argument("name")
-@click.option("--scope", "scopes", multiple=True, required=True, help="datasets, jobs, predict, metrics or admin.")
-@click.option("--days", type=float, help="How long it lives; without it, until it is revoked.")
-@_project_option
-@_home_option
-def create_key(name: str, scopes: tuple[str, ...], days: float | None, project: str, home: Path | None) -> None:
-    """Make a key called NAME, and print its secret, which is kept nowhere."""
-    from app.keys.schemas import KeyRequest
-
-    with _keys_of(project, home) as (service, operator):
-        asked = KeyRequest.model_validate({"name": name, "scopes": list(scopes), "expires_in_days": days})
-        row, secret = service.create(operator, asked, None)
-    click.echo(f"{row.id}\n{secret}")
-
-
-@keys.command("list")
-@_project_option
-@_home_option
-def list_keys(project: str, home: Path | None) -> None:
-    """Print the project's keys, the newest first."""
-    from app.http.pagination import PageRequest
-
-    with _keys_of(project, home) as (service, operator):
-        after, has_more = None, True
-        while has_more:
-            rows, has_more = service.list_page(operator.project_id, PageRequest(after=after, limit=100))
-            for row in rows:
-                state = "revoked" if row.revoked_at else f"last used {_shown_time(row.last_used_at)}"
-                end = f", until {_shown_time(row.expires_at)}" if row.expires_at else ""
-                click.echo(f"{row.id}  {row.hint}…  {','.join(row.scopes):<12}  {row.name}: {state}{end}")
-                after = row.id
-
-
-@keys.command("rotate")
-@click.argument("key_id")
-@click.option("--overlap", default=86_400, show_default=True, help="Seconds for which the old secret still works.")
-@_project_option
-@_home_option
-def rotate_key(key_id: str, overlap: int, project: str, home: Path | None) -> None:
-    """Make a key like KEY_ID in its place, and print its secret."""
-    from app.keys.schemas import RotationRequest
-
-    with _keys_of(project, home) as (service, operator):
-        row, secret = service.rotate(operator, key_id, RotationRequest(overlap_seconds=overlap))
-    click.echo(f"{row.id}\n{secret}")
-
-
-@keys.command("revoke")
-@click.argument("key_id")
-@_project_option
-@_home_option
-def revoke_key(key_id: str, project: str, home: Path | None) -> None:
-    """Let KEY_ID open nothing any more, within 2 seconds."""
-    with _keys_of(project, home) as (service, operator):
-        service.revoke(operator, key_id)
-    click.echo(f"{key_id} is revoked.")
-
-
-@main.group()
-def projects() -> None:
-    """Make and list projects: each sees nothing of the others."""
-
-
-@projects.command("create")
-@click.argument("name")
-@_home_option
-def create_project(name: str, home: Path | None) -> None:
-    """Make a project called NAME with an admin key, and print that key's secret."""
-    from app.keys.caller import FIRST_PROJECT, operator_of
-    from app.projects.schemas import ProjectRequest
-    from app.projects.service import ProjectService
-
-    with _refused(), _opened(_load_settings(home)) as (database, _):
-        asked = ProjectRequest.model_validate({"name": name})
-        row, _key, secret = ProjectService(database).create(operator_of(FIRST_PROJECT), asked, None)
-    click.echo(f"{row.id}\n{secret}")
-
-
-@projects.command("list")
-@_home_option
-def list_projects(home: Path | None) -> None:
-    """Print all projects."""
-    from app.http.pagination import PageRequest
-    from app.keys.caller import FIRST_PROJECT, operator_of
-    from app.projects.service import ProjectService
-
-    with _opened(_load_settings(home)) as (database, _):
-        after, has_more = None, True
-        while has_more:
-            page = PageRequest(after=after, limit=100, order="asc")
-            rows, has_more = ProjectService(database).list_page(operator_of(FIRST_PROJECT), page)
-            for row in rows:
-                click.echo(f"{row.id}  {row.name}")
-                after = row.id
-
-
-@contextlib.contextmanager
-def _keys_of(project: str, home: Path | None) -> "Iterator[tuple[KeyService, Caller]]":
-    """The keys, and the operator's hand on the project of this name or id."""
-    from app.keys import repository
-    from app.keys.caller import operator_of
-    from app.keys.service import KeyService
-
-    with _refused(), _opened(_load_settings(home)) as (database, _):
-        with database.read() as session:
-            row = repository.find_project(session, project) or repository.find_project_named(session, project)
-        if row is None:
-            _fail(f"There is no project '{project}'. `minimand projects list` prints them.")
-        yield KeyService(database), operator_of(row.id)
-
-
-@contextlib.contextmanager
-def _refused() -> Iterator[None]:
-    """End with a sentence where what was asked for cannot be."""
-    from pydantic import ValidationError
-
-    from app.errors import ServiceError
-
-    try:
-        yield
-    except ServiceError as error:
-        _fail(str(error))
-    except ValidationError as error:
-        first = error.errors()[0]
-        _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, and {first['input']!r} came.")
-
-
-def _shown_time(at: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) if at else "never"
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(message, err=True)
-    sys.exit(1)
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """End with a sentence, not a stack trace, where the database is not as it must be."""
-    from sqlalchemy.exc import OperationalError
-
-    from app.db.migrate import SchemaError
-    from app.errors import UnavailableError
-
-    try:
-        yield
-    except SchemaError as error:
-        _fail(str(error))
-    except (OperationalError, UnavailableError) as error:
-        _fail(f"The database cannot be used now: {getattr(error.__cause__, 'orig', None) or error.__cause__ or error}")
-
-
-@contextlib.contextmanager
-def _opened(settings: "Settings") -> "Iterator[tuple[Database, FileStore]]":
-    """The database, whose schema must be the present one, and the file store."""
-    from app.db.migrate import require_current
-    from app.db.session import Database
-
-    with _explained():
-        database = Database(settings.resolved_database_url)
-        try:
-            require_current(database)
-            yield database, _store(settings)
-        finally:
-            database.close()
-
-
-def _store(settings: "Settings") -> "FileStore":
-    from app.storage import FileStore
-
-    return FileStore(settings.resolved_storage_url, settings.home.resolve() / "cache")
-
-
 def _migrate(settings: "Settings") -> None:
     """Migrate, and on the first run make the admin key: printed once, and kept in the home."""
     from app.db.migrate import upgrade
     from app.db.session import Database
     from app.keys.service import KeyService
 
-    with _explained():
+    with explained():
         done = upgrade(settings.resolved_database_url)
         if done.before == done.after:
             click.echo(f"The database's schema is up to date ({done.after}).")
@@ -520,14 +296,14 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
 
     # SIGKILL, since a graceful end waits for open connections.
     tie_to_supervisor(signal.SIGKILL)
-    settings = _load_settings(home, port)
+    settings = load_settings(home, port)
     configure_logging(settings)
     try:
         configure_tracing(settings, role)
     except TracingUnavailableError as error:
-        _fail(str(error))
+        fail(str(error))
 
-    with _opened(settings):
+    with opened(settings):
         pass
 
     # A call's few texts are tokenized in less time than it takes to hand them to another thread.
@@ -544,9 +320,9 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
     try:
         app = create_app(settings, role=role)
     except UnfitBaseError as error:
-        _fail(str(error))
+        fail(str(error))
     except EngineError as error:
-        _fail(f"MINIMAND_INFERENCE_DEVICE is '{settings.inference_device}', and {error}. Without a GPU leave it out.")
+        fail(f"MINIMAND_INFERENCE_DEVICE is '{settings.inference_device}', and {error}. Without a GPU leave it out.")
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -590,7 +366,7 @@ def _listen(settings: "Settings") -> socket.socket:
         listener.bind(address)
         listener.listen(2048)
     except OSError as error:
-        _fail(
+        fail(
             f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
             "Choose another port with --port N (0 takes a free one)."
         )

@@ -45,10 +45,10 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest JSON body.")
     request_grace_seconds: float = Field(
-        30, gt=0, description="How long a request may take to come, beside the time for its bytes."
+        30, gt=0, description="How far a request may fall behind the rate below before it gets a 408."
     )
     request_bytes_per_second: int = Field(
-        2_000, ge=1, description="How slowly a request's bytes may come; a client that is slower gets a 408."
+        2_000, ge=1, description="How slowly a request's bytes may come. What came faster before buys no time."
     )
     max_upload_bytes: int = Field(2_000_000_000, ge=1_000, description="Largest upload, as sent.")
     max_dataset_bytes: int = Field(8_000_000_000, ge=1_000, description="Largest upload after decompression.")

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ml.process_limits import limit_process
+
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 MAX_HEADER_BYTES = 1_000_000
@@ -161,9 +163,9 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Check the folder that is named, within limits."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes nothing
+    limit_process(resource.RLIMIT_AS, MEMORY_BYTES)
+    limit_process(resource.RLIMIT_CPU, CPU_SECONDS)
+    limit_process(resource.RLIMIT_FSIZE, 0)  # it writes nothing
     try:
         check_base_folder(Path(sys.argv[1]))
         problem = None

@@ -373,6 +373,7 @@ class _Run:
         model = ModelRow(
             id=new_id("mdl"),
             project_id=job.project_id,
+            key_lineage=job.key_lineage,
             job_id=job.id,
             name=job.name or job.id,
             folder=key,

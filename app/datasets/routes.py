@@ -82,17 +82,17 @@ def router(settings: Settings) -> APIRouter:
         summary="List datasets",
         openapi_extra={"parameters": [METADATA_PARAMETER]},
     )
-    routes.add_api_route("/{dataset_id}", get_dataset, methods=["GET"], summary="Get a dataset")
-    routes.add_api_route("/{dataset_id}/rows", list_rows, methods=["GET"], summary="Read rows")
+    routes.add_api_route("/{dataset_id:ds}", get_dataset, methods=["GET"], summary="Get a dataset")
+    routes.add_api_route("/{dataset_id:ds}/rows", list_rows, methods=["GET"], summary="Read rows")
     routes.add_api_route(
-        "/{dataset_id}/recommendation",
+        "/{dataset_id:ds}/recommendation",
         get_recommendation,
         methods=["GET"],
         summary="Which loss to begin with",
         responses={422: {"model": ErrorBody, "description": "Unknown metric, or no labels to train on"}},
     )
     routes.add_api_route(
-        "/{dataset_id}/content",
+        "/{dataset_id:ds}/content",
         get_content,
         methods=["GET"],
         summary="Download the Parquet file",
@@ -100,7 +100,7 @@ def router(settings: Settings) -> APIRouter:
         responses={200: {"content": {PARQUET_TYPE: {"schema": FILE_SCHEMA}}, "description": "The file."}},
     )
     routes.add_api_route(
-        "/{dataset_id}",
+        "/{dataset_id:ds}",
         delete_dataset,
         methods=["DELETE"],
         status_code=204,

@@ -210,6 +210,7 @@ def _new_row(caller: Caller, filename: str, form: UploadForm, report: IngestRepo
     return DatasetRow(
         id=dataset_id,
         project_id=caller.project_id,
+        key_lineage=caller.lineage,
         name=form.name or filename,
         file=f"datasets/{dataset_id}/data.parquet",
         sha256=report.sha256,

@@ -66,12 +66,15 @@ class KeyRow(IdempotentMixin, Base):
     __tablename__ = "keys"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    # The first of the keys that were rotated into one another: limits of a key hold for all of them together, and what
+    # was made by them names this.
+    lineage: Mapped[str]
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     name: Mapped[str]
     secret_sha256: Mapped[str] = mapped_column(unique=True)
     hint: Mapped[str]  # how the secret begins
     scopes: Mapped[list[str]] = mapped_column(JSON)
-    limits: Mapped[Json] = mapped_column(default=dict)  # app.limits.schemas.Rates: its own, beside its project's
+    limits: Mapped[Json] = mapped_column(default=dict)  # app.limits.schemas.Limits: its own, beside its project's
     created_at: Mapped[float]
     expires_at: Mapped[float | None]
     last_used_at: Mapped[float | None]  # written about once a minute
@@ -101,6 +104,7 @@ class DatasetRow(IdempotentMixin, Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    key_lineage: Mapped[str | None]  # of the key that made it, where that is known
     name: Mapped[str]
     file: Mapped[str]  # key in the store
     sha256: Mapped[str]
@@ -138,6 +142,7 @@ class JobRow(IdempotentMixin, Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    key_lineage: Mapped[str | None]  # of the key that made it, where that is known
     kind: Mapped[str]
     queue: Mapped[str]
     name: Mapped[str]
@@ -236,6 +241,7 @@ class ModelRow(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    key_lineage: Mapped[str | None]  # of the key that made it, where that is known
     job_id: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str]
     folder: Mapped[str]

@@ -25,7 +25,8 @@ Labelled text in, a served classifier out; and the **loss** is a typed, checked 
 
 Every call but the health checks needs `Authorization: Bearer KEY`. The first key stands in `admin.key` of the home
 folder; press **Authorize** to use it on this page. Every error has one shape,
-`{"error": {message, type, param, code}}`, where `param` points at what was wrong.
+`{"error": {message, type, param, code}}`, where `param` points at what was wrong. On any path, a request that comes too
+slowly gets 408 (`request_too_slow`), and one whose line and headers have more than 64 kB gets 431 (`head_too_large`).
 """
 
 TAGS = [

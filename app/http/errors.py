@@ -167,7 +167,9 @@ def http_error_reply(request: Request, error: HTTPException) -> JSONResponse:
         code = "invalid_form" if request.headers.get("content-type", "").startswith(FORM_TYPE) else "invalid_json"
     elif error.status_code == 404:
         message = f"There is nothing at {path}. The paths are listed at /docs" + (
-            ", and none ends with a slash." if path.endswith("/") else "."
+            ", and none ends with a slash."
+            if path.endswith("/")
+            else "; an id in one begins with its kind, as in job_…."
         )
     elif error.status_code == 405:
         message = f"{path} does not answer {request.method}."

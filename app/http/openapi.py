@@ -95,7 +95,11 @@ REFUSALS = {
     ),
     "409": Refusal(
         "The thing is in a state that forbids what was asked.",
-        _error("Job 'job_019a8f3c2b7e5f0a1b2c3d4e5f60718' has already succeeded.", "illegal_state", "conflict_error"),
+        _error(
+            "Job 'job_019a8f3c2b7e5f0a1b2c3d4e5f60718' is succeeded and cannot be cancelled.",
+            "illegal_transition",
+            "conflict_error",
+        ),
         lambda operation: operation.acts_on_a_thing,
     ),
     "413": Refusal(
@@ -115,7 +119,11 @@ REFUSALS = {
     ),
     "429": Refusal(
         "More was asked than is taken at once: come again after `Retry-After` seconds.",
-        _error("Too many texts wait for this model. Send this again later.", "overloaded", "rate_limit_error"),
+        _error(
+            "This project may use 6,000 requests a minute, and has 0 left. Send this again in 1 s.",
+            "rate_limit_exceeded",
+            "rate_limit_error",
+        ),
         lambda operation: operation.needs_key,
     ),
     "500": Refusal(

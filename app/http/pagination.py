@@ -1,5 +1,6 @@
 """Lists: a cursor is the id of the last item seen, so rows that come and go neither repeat nor hide others."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query
@@ -8,6 +9,7 @@ from sqlalchemy import Select, UnaryExpression, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db.tables import DatasetRow, JobRow, ModelRow
+from app.errors import InvalidInputError
 
 Item = TypeVar("Item", bound=BaseModel)
 Row = TypeVar("Row", DatasetRow, JobRow, ModelRow)
@@ -43,11 +45,11 @@ class PageRequest(BaseModel):
         }
 
 
-def _page_request(default: Order) -> Any:
+def _page_request(default: Order, told: str = "asc: oldest first; desc: newest first.", default_limit: int = 20) -> Any:
     def read(
         after: Annotated[str | None, Query(description="Continue after the item with this id.")] = None,
-        limit: Annotated[int, Query(ge=1, le=100, description="Items a page.")] = 20,
-        order: Annotated[Order, Query(description="asc: oldest first; desc: newest first.")] = default,
+        limit: Annotated[int, Query(ge=1, le=100, description="Items a page.")] = default_limit,
+        order: Annotated[Order, Query(description=told)] = default,
     ) -> PageRequest:
         return PageRequest(after=after, limit=limit, order=order)
 
@@ -56,6 +58,25 @@ def _page_request(default: Order) -> Any:
 
 NewestFirst = Annotated[PageRequest, _page_request("desc")]
 OldestFirst = Annotated[PageRequest, _page_request("asc")]
+# Of a catalogue, which changes with the service alone: by default it comes whole.
+InItsOrder = Annotated[PageRequest, _page_request("asc", "asc: in its own order; desc: from its end.", 100)]
+
+
+def page_of(items: Sequence[Any], request: PageRequest) -> dict[str, Any]:
+    """One page of a list that is all here. Raises InvalidInputError for a cursor that is no item's id."""
+    ordered = list(items if request.order == "asc" else reversed(items))
+    start = 0
+    if request.after is not None:
+        ids = [item.id for item in ordered]
+        if request.after not in ids:
+            raise InvalidInputError(
+                f"'after' is '{request.after}', and must be the id of an item of this list.",
+                code="invalid_cursor",
+                param="after",
+            )
+        start = ids.index(request.after) + 1
+    end = start + request.limit
+    return request.page(ordered[start:end], has_more=end < len(ordered))
 
 
 def fetch_page(

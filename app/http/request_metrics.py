@@ -42,7 +42,7 @@ class RequestMetricsMiddleware:
 def route_of(scope: Scope) -> str:
     """The template of a request's path, once it was routed; "none" where nothing answers to the path."""
     if (route := scope.get("route")) is not None:
-        path: str = route.path
+        path: str = route.path_format
         return path
     found: str = scope.get("route_path", "none")
     return found

@@ -26,22 +26,26 @@ _HEAD_TOO_LARGE = HeadTooLargeError(
 
 
 class WatchedProtocol(HttpToolsProtocol):
-    """uvicorn's own, that knows since when a request has been coming, and how much of it came."""
+    """uvicorn's own, that knows how much of a request came, and how fast it comes."""
+
+    judged_at: float | None  # when it was last asked how fast a request comes; None while none does
+    behind_seconds: float  # how far it was behind then
+    unjudged_bytes: int  # what came since
 
     def connection_made(self, transport: Any) -> None:
         """A request is expected from now on."""
         super().connection_made(transport)
-        self.coming_since: float | None = self.loop.time()
-        self.came = 0
+        self._begin()
         self.is_in_head = True
         self.header_bytes = 0
         self.has_ended = False  # a request, in the bytes that are being read
 
     def data_received(self, data: bytes) -> None:
         """Some of a request came."""
-        if self.coming_since is None:
-            self.coming_since, self.came = self.loop.time(), 0
+        if self.judged_at is None:
+            self._begin()
         self.came += len(data)
+        self.unjudged_bytes += len(data)
         self.has_ended = False
         super().data_received(data)
         if self.header_bytes > MAX_HEAD_BYTES or (self.is_in_head and self.came > MAX_HEAD_BYTES):
@@ -71,17 +75,23 @@ class WatchedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request has come whole."""
-        self.coming_since, self.has_ended = None, True
+        self.judged_at, self.has_ended = None, True
         super().on_message_complete()
 
     def is_late(self, grace_seconds: float, bytes_per_second: float) -> bool:
-        """Whether a request has been coming for longer than its bytes may take."""
-        if self.coming_since is None:
+        """Whether a request has fallen so far behind this rate. It is to be asked again and again: what came faster
+        before buys no time.
+        """
+        if self.judged_at is None:
             return False
         if self.flow is not None and self.flow.read_paused:  # it is us who don't read on
-            self.coming_since, self.came = self.loop.time(), 0
+            self._begin()
             return False
-        return self.loop.time() - self.coming_since > grace_seconds + self.came / bytes_per_second
+        now = self.loop.time()
+        self.behind_seconds += now - self.judged_at - self.unjudged_bytes / bytes_per_second
+        self.behind_seconds = max(0.0, self.behind_seconds)
+        self.judged_at, self.unjudged_bytes = now, 0
+        return self.behind_seconds > grace_seconds
 
     def end(self, error: ServiceError) -> None:
         """Say why, where no reply has begun, and close."""
@@ -96,12 +106,16 @@ class WatchedProtocol(HttpToolsProtocol):
             self.transport.write(head.encode() + body)
         self.transport.close()
 
+    def _begin(self) -> None:
+        self.came = 0
+        self.judged_at, self.behind_seconds, self.unjudged_bytes = self.loop.time(), 0.0, 0
+
 
 async def end_slow_clients(connections: Collection[Any], grace_seconds: float, bytes_per_second: int) -> None:
     """Look at the server's connections again and again, until cancelled."""
     error = SlowClientError(
-        f"The request came too slowly: it may take {grace_seconds:g} s, and a second more for every "
-        f"{bytes_per_second:,} bytes. Nothing was done; send it again over a faster line.",
+        f"The request came too slowly: it may fall {grace_seconds:g} s behind {bytes_per_second:,} bytes a second. "
+        "Nothing was done; send it again over a faster line.",
         code="request_too_slow",
     )
     while True:

@@ -62,7 +62,7 @@ def create_prediction_batch(
     return JobBody.of(row)
 
 
-@prediction_batches.get("/{job_id}/output", summary="Download a batch's answers", **_lines(ANSWER))
+@prediction_batches.get("/{job_id:job}/output", summary="Download a batch's answers", **_lines(ANSWER))
 def get_prediction_batch_output(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
     """A line for each row that was answered, in the dataset's order: `{"row": 1, "label": …, "score": …, …}`.
 
@@ -71,7 +71,7 @@ def get_prediction_batch_output(job_id: str, caller: Authenticated, services: Wi
     return _download(caller, services, job_id, "prediction_batch", OUTPUT)
 
 
-@prediction_batches.get("/{job_id}/errors", summary="Download a batch's errors", **_lines(ERROR))
+@prediction_batches.get("/{job_id:job}/errors", summary="Download a batch's errors", **_lines(ERROR))
 def get_prediction_batch_errors(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
     """A line for each row that could not be answered: `{"row": 7, "code": "empty_text", "message": …}`."""
     return _download(caller, services, job_id, "prediction_batch", ERRORS)
@@ -97,7 +97,7 @@ def create_evaluation(
     return JobBody.of(row)
 
 
-@evaluations.get("/{job_id}/output", summary="Download an evaluation's answers", **_lines(MEASURED))
+@evaluations.get("/{job_id:job}/output", summary="Download an evaluation's answers", **_lines(MEASURED))
 def get_evaluation_output(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
     """A line for each row that was measured: `{"row": 1, "label": …, "expected": …, "is_right": true, …}`.
 
@@ -106,7 +106,7 @@ def get_evaluation_output(job_id: str, caller: Authenticated, services: Wired) -
     return _download(caller, services, job_id, "evaluation", OUTPUT)
 
 
-@evaluations.get("/{job_id}/errors", summary="Download an evaluation's errors", **_lines(ERROR))
+@evaluations.get("/{job_id:job}/errors", summary="Download an evaluation's errors", **_lines(ERROR))
 def get_evaluation_errors(job_id: str, caller: Authenticated, services: Wired) -> StreamingResponse:
     """A line for each row that could not be measured: `{"row": 7, "code": "missing_label", "message": …}`."""
     return _download(caller, services, job_id, "evaluation", ERRORS)

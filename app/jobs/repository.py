@@ -340,12 +340,6 @@ def list_jobs(
     return fetch_page_of(session, query, JobRow, key, page)
 
 
-def count_live(session: Session, project_id: str) -> int:
-    """How many of a project's jobs have not ended."""
-    is_live = (JobRow.project_id == project_id, JobRow.status.in_(LIVE))
-    return session.scalar(select(func.count()).select_from(JobRow).where(*is_live)) or 0
-
-
 def live_with_dataset(session: Session, project_id: str, dataset_id: str) -> list[str]:
     """The jobs that still need a dataset, the oldest first."""
     is_live = (JobRow.project_id == project_id, JobRow.status.in_(LIVE))

@@ -109,32 +109,32 @@ def list_jobs(
     return Page[JobBody].model_validate(page.page([JobBody.of(row) for row in rows], has_more=has_more))
 
 
-@router.get("/{job_id}", summary="Get a job")
+@router.get("/{job_id:job}", summary="Get a job")
 def get_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
     """A job: its status, how far it is, and what came of it."""
     return JobBody.of(services.jobs.get(caller.project_id, job_id))
 
 
-@router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
+@router.post("/{job_id:job}/cancel", status_code=202, summary="Cancel a job")
 def cancel_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
     """A waiting job ends at once; a running one as soon as its worker hears of it. 409 once it has ended."""
     return JobBody.of(services.jobs.cancel(caller, job_id))
 
 
-@router.post("/{job_id}/pause", status_code=202, summary="Pause a job")
+@router.post("/{job_id:job}/pause", status_code=202, summary="Pause a job")
 def pause_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
     """A running job writes a checkpoint and frees its worker."""
     return JobBody.of(services.jobs.pause(caller, job_id))
 
 
-@router.post("/{job_id}/resume", status_code=202, summary="Resume a paused job")
+@router.post("/{job_id:job}/resume", status_code=202, summary="Resume a paused job")
 def resume_job(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
     """A paused job goes on from its newest checkpoint, to the same result as if it had never stopped."""
     return JobBody.of(services.jobs.resume(caller, job_id))
 
 
 @router.get(
-    "/{job_id}/events",
+    "/{job_id:job}/events",
     summary="List or stream a job's events",
     response_model=Page[EventBody],
     responses={
@@ -168,7 +168,7 @@ async def list_job_events(
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-@router.get("/{job_id}/metrics", summary="List a job's metrics")
+@router.get("/{job_id:job}/metrics", summary="List a job's metrics")
 def list_job_metrics(
     job_id: str,
     caller: Authenticated,
@@ -181,7 +181,7 @@ def list_job_metrics(
     return Page[MetricBody].model_validate(page.page([MetricBody.of(row) for row in rows], has_more=has_more))
 
 
-@router.get("/{job_id}/checkpoints", summary="List a job's checkpoints")
+@router.get("/{job_id:job}/checkpoints", summary="List a job's checkpoints")
 def list_job_checkpoints(
     job_id: str, caller: Authenticated, services: Wired, page: OldestFirst
 ) -> Page[CheckpointBody]:
@@ -191,7 +191,7 @@ def list_job_checkpoints(
 
 
 @router.post(
-    "/{job_id}/checkpoints/{checkpoint_id}/publish",
+    "/{job_id:job}/checkpoints/{checkpoint_id:ckpt}/publish",
     status_code=201,
     summary="Make a checkpoint a model",
 )

@@ -384,6 +384,7 @@ class JobService:
         return JobRow(
             id=new_id("job"),
             project_id=caller.project_id,
+            key_lineage=caller.lineage,
             kind=kind,
             queue=queues.get(kind, self._training_queue),
             name=spec.name,

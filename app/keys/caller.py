@@ -17,6 +17,7 @@ class Caller:
     """A key that opens a project, or the operator at the command line."""
 
     key_id: str
+    lineage: str  # see KeyRow: what it uses is counted under this
     project_id: str
     scopes: frozenset[str]
     key_limits: Mapping[str, int | None] = field(default_factory=dict)  # those that are set; see app.limits.schemas
@@ -34,4 +35,4 @@ class Caller:
 
 def operator_of(project_id: str) -> Caller:
     """Who works on a project by the command line."""
-    return Caller(OPERATOR, project_id, frozenset({"admin"}))
+    return Caller(OPERATOR, OPERATOR, project_id, frozenset({"admin"}))

@@ -43,13 +43,13 @@ def get_current_key(caller: Authenticated, services: Wired) -> Key:
     return Key.of(services.keys.get(caller.project_id, caller.key_id))
 
 
-@router.get("/{key_id}", summary="Get an API key", dependencies=ADMIN)
+@router.get("/{key_id:key}", summary="Get an API key", dependencies=ADMIN)
 def get_key(key_id: str, caller: Authenticated, services: Wired) -> Key:
     """A key, without its secret."""
     return Key.of(services.keys.get(caller.project_id, key_id))
 
 
-@router.post("/{key_id}/rotate", status_code=201, summary="Replace an API key", dependencies=ADMIN)
+@router.post("/{key_id:key}/rotate", status_code=201, summary="Replace an API key", dependencies=ADMIN)
 def rotate_key(
     key_id: str,
     caller: Authenticated,
@@ -66,7 +66,7 @@ def rotate_key(
     return NewKey.made(row, secret)
 
 
-@router.delete("/{key_id}", status_code=204, summary="Revoke an API key", dependencies=ADMIN)
+@router.delete("/{key_id:key}", status_code=204, summary="Revoke an API key", dependencies=ADMIN)
 def revoke_key(key_id: str, caller: Authenticated, services: Wired) -> Response:
     """The key opens nothing any more: here at once, on every other process within 2 seconds. It stays listed. 409 for
     the project's last key with the scope `admin`.

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.db.tables import KeyRow
 from app.keys.caller import Scope
-from app.limits.schemas import Rates
+from app.limits.schemas import Limits
 
 _DAY_SECONDS = 86_400
 _ID = "key_019a8f3c2b7e5f0a1b2c3d4e5f60718"
@@ -28,7 +28,9 @@ class KeyRequest(BaseModel):
         "batches, models and aliases. `predict`: predictions. `metrics`: GET /metrics, for keys of the first project. "
         "`admin`: all of these, and keys and the audit.",
     )
-    limits: Rates = Field(default=Rates(), description="Limits of this key, beside its project's.")
+    limits: Limits = Field(
+        default=Limits(), description="Of what this key and those it is rotated into use, beside its project's."
+    )
     expires_in_days: float | None = Field(None, gt=0, le=3_650, description="null: it lives until it is revoked.")
 
     @field_validator("scopes")
@@ -62,7 +64,7 @@ class Key(BaseModel):
     name: str
     hint: str = Field(description="How the secret begins.", examples=["mk_68ac8f"])
     scopes: list[str]
-    limits: Rates
+    limits: Limits
     created_at: float
     expires_at: float | None
     last_used_at: float | None = Field(description="Known to about a minute.")
@@ -77,7 +79,7 @@ class Key(BaseModel):
             name=row.name,
             hint=row.hint,
             scopes=row.scopes,
-            limits=Rates(**row.limits),
+            limits=Limits(**row.limits),
             created_at=row.created_at,
             expires_at=row.expires_at,
             last_used_at=row.last_used_at,

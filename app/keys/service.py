@@ -26,7 +26,7 @@ from app.ids import new_id
 from app.keys import repository
 from app.keys.caller import FIRST_PROJECT, OPERATOR, Caller
 from app.keys.schemas import KeyRequest, RotationRequest
-from app.limits.schemas import Rates
+from app.limits.schemas import Limits
 from app.periodic import Periodic
 
 # A revoked key stops working everywhere within this time; until then a hot path need not ask the database.
@@ -88,7 +88,7 @@ class KeyService:
             return None
         key, project = found
         self._uses[key.id] = now
-        return Caller(key.id, project.id, frozenset(key.scopes), key.limits, project.limits)
+        return Caller(key.id, key.lineage, project.id, frozenset(key.scopes), key.limits, project.limits)
 
     def note_uses(self) -> None:
         """Write down when keys were last used, as far as this process knows."""
@@ -137,7 +137,8 @@ class KeyService:
             repository.lock_project(session, caller.project_id)
             old = _found(repository.find(session, caller.project_id, key_id), key_id)
             _require_live(old, now)
-            row, secret = new_key(old.project_id, old.name, old.scopes, Rates(**old.limits), old.expires_at)
+            row, secret = new_key(old.project_id, old.name, old.scopes, Limits(**old.limits), old.expires_at)
+            row.lineage = old.lineage
             old.expires_at = min(old.expires_at or now + overlap_seconds, now + overlap_seconds)
             session.add(row)
             record(session, caller, "key.rotated", key_id, to=row.id, overlap_seconds=overlap_seconds)
@@ -214,12 +215,14 @@ class KeyUses(Periodic):
 
 
 def new_key(
-    project_id: str, name: str, scopes: Sequence[str], limits: Rates | None = None, expires_at: float | None = None
+    project_id: str, name: str, scopes: Sequence[str], limits: Limits | None = None, expires_at: float | None = None
 ) -> tuple[KeyRow, str]:
     """A key that is not stored yet, and its secret."""
     secret = new_secret()
+    key_id = new_id("key")
     row = KeyRow(
-        id=new_id("key"),
+        id=key_id,
+        lineage=key_id,
         project_id=project_id,
         name=name,
         secret_sha256=_digest(secret),

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query
 
 from app.errors import NotFoundError
 from app.http.auth import Authenticated, needs
-from app.http.pagination import Page
+from app.http.pagination import InItsOrder, Page, page_of
 from app.losses.schemas import LossBody, loss_body
 from ml.specs.errors import did_you_mean
 from ml.specs.losses.base import TaskType
@@ -17,14 +17,13 @@ router = APIRouter(prefix="/v1/losses", tags=["losses"], dependencies=[needs(Non
 
 @router.get("", summary="List the losses")
 def list_losses(
-    _caller: Authenticated, task: Annotated[TaskType | None, Query(description="Only those for this task.")] = None
+    _caller: Authenticated,
+    page: InItsOrder,
+    task: Annotated[TaskType | None, Query(description="Only those for this task.")] = None,
 ) -> Page[LossBody]:
     """Every loss a job may ask for: its formula, its paper, its schema, its defaults, and an example that runs."""
     bodies = [loss_body(name, spec) for name, spec in LOSS_SPECS.items() if task is None or task in spec.tasks()]
-    ids = [body.id for body in bodies]
-    return Page[LossBody](
-        data=bodies, has_more=False, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None
-    )
+    return Page[LossBody].model_validate(page_of(bodies, page))
 
 
 @router.get("/{loss_type}", summary="Get a loss")

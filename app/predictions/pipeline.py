@@ -27,9 +27,7 @@ class Pipeline:
 
     def mark_truncated(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Say of which texts a part was not read."""
-        max_length = self.classifier.description.max_length
         for result, encoding in zip(results, self.encodings, strict=True):
-            # Asked of the few that are as long as a row may be: it copies what was cut off.
-            if len(encoding) == max_length and encoding.overflowing:
+            if self.classifier.is_truncated(encoding):
                 result["truncated"] = True
         return results

@@ -39,13 +39,13 @@ def list_projects(caller: Authenticated, services: Wired, page: NewestFirst) -> 
     return Page[Project].model_validate(page.page([Project.of(row) for row in rows], has_more=has_more))
 
 
-@router.get("/{project_id}", summary="Get a project")
+@router.get("/{project_id:proj}", summary="Get a project")
 def get_project(project_id: str, caller: Authenticated, services: Wired) -> Project:
     """A project and its limits."""
     return Project.of(services.projects.get(caller, project_id))
 
 
-@router.patch("/{project_id}", summary="Change a project")
+@router.patch("/{project_id:proj}", summary="Change a project")
 def change_project(
     project_id: str,
     asked: Annotated[ProjectChange, Body(openapi_examples=PROJECT_CHANGES)],

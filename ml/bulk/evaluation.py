@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from ml.artifact.tokenizer import Text
-from ml.bulk.answers import CHUNK_TEXTS, Outputs, answer, load_model
+from ml.bulk.answers import CHUNK_TEXTS, Answers, Outputs, answer, load_model
 from ml.bulk.checks import Selection, group_of, needed_headers, select_rows
 from ml.bulk.report import EvaluationReport, GapReport, GroupReport, PerturbationReport
 from ml.bulk.rows import RowError, describe_files, read_rows, write_files
@@ -26,8 +24,6 @@ from ml.tasks.build import build_task
 from ml.tasks.cells import to_distribution, to_list, to_number
 from ml.training.errors import StoppedError
 from ml.training.run import Placement, RunDirectory
-
-Answers = Mapping[Perturbation, Outputs]  # (M, H) each
 
 
 def evaluate(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) -> EvaluationReport:
@@ -51,7 +47,7 @@ def evaluate(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) 
                 yield other
 
     times = 1 + len(spec.perturbations)
-    outputs = answer(
+    answers = answer(
         run,
         classifier,
         all_texts(),
@@ -60,8 +56,9 @@ def evaluate(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) 
         dataset_sha256=placement.dataset_sha256,
         stop=stop,
     )
-    plain, *perturbed = np.split(outputs, times)
+    answered, *perturbed = answers.split(times)
     others = dict(zip(spec.perturbations, perturbed, strict=True))
+    plain = answered.outputs  # (M, H)
     task = build_task(selection.task)
     targets = task.encode([selection.labels[row] for row in texts])
     metrics = task.evaluate(plain, targets)
@@ -70,7 +67,7 @@ def evaluate(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) 
         groups = _by_group(task, plain, targets, [group_of(cells[spec.group_column][row]) for row in texts])
     compared = {group.value: group.metrics for group in groups if not group.is_small}
     with write_files(run.output) as files:
-        for line in _lines(task, selection, list(texts), plain, others):
+        for line in _lines(task, selection, list(texts), answered, others):
             if stop():
                 raise StoppedError("stopped while writing the files")
             files.answer(**line)
@@ -88,8 +85,8 @@ def evaluate(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) 
             PerturbationReport(
                 type=kind,
                 texts_changed=texts_changed[kind],
-                answers_changed=float(answers_changed(task, plain, other).mean()),
-                metrics=(after := task.evaluate(other, targets)),
+                answers_changed=float(answers_changed(task, plain, other.outputs).mean()),
+                metrics=(after := task.evaluate(other.outputs, targets)),
                 difference={name: value - metrics[name] for name, value in after.items() if name in metrics},
             )
             for kind, other in others.items()
@@ -139,15 +136,15 @@ def _by_group(task: Task, outputs: Outputs, targets: Targets, values: Sequence[s
 
 
 def _lines(
-    task: Task, selection: Selection, rows: Sequence[int], plain: Outputs, others: Answers
+    task: Task, selection: Selection, rows: Sequence[int], plain: Answers, others: Mapping[Perturbation, Answers]
 ) -> Iterator[dict[str, Any]]:
     """What is written of each row: its answer, what it should be, and the answers to its text when it was changed."""
     for start in range(0, len(rows), CHUNK_TEXTS):
         some = slice(start, start + CHUNK_TEXTS)
         labels = [selection.labels[row] for row in rows[some]]
-        right = (task.answers(plain[some]) == task.truth(task.encode(labels))).reshape(len(labels), -1).all(1)
-        perturbed = {kind: task.decode(outputs[some]) for kind, outputs in others.items()}
-        for place, result in enumerate(task.decode(plain[some])):
+        right = (task.answers(plain.outputs[some]) == task.truth(task.encode(labels))).reshape(len(labels), -1).all(1)
+        perturbed = {kind: other.decode(task, some) for kind, other in others.items()}
+        for place, result in enumerate(plain.decode(task, some)):
             line = {**result, "expected": _as_json(labels[place], selection)}
             if "value" not in result:  # a number is never quite right
                 line["is_right"] = bool(right[place])

@@ -19,7 +19,7 @@ def predict(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) -
     def rows() -> Iterator[tuple[Text, RowError | None]]:
         return read_rows(run.rows, facts.columns)
 
-    outputs = answer(
+    answers = answer(
         run,
         classifier,
         (None if error else text for text, error in rows()),
@@ -34,7 +34,7 @@ def predict(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) -
                 raise StoppedError("stopped while writing the files")
             errors = [error for _, error in chunk]
             asked = [start + place for place, error in enumerate(errors) if error is None]
-            results = iter(classifier.task.decode(outputs[asked]) if asked else ())
+            results = iter(answers.decode(classifier.task, asked) if asked else ())
             for row, error in enumerate(errors, start + 1):
                 if error is None:
                     files.answer(row, next(results))

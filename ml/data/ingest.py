@@ -22,6 +22,7 @@ from ml.data.readers import TextTable, no_rows, read_csv, read_jsonl, text_schem
 from ml.data.report import IngestOptions, IngestReport
 from ml.data.sources import Source, open_source
 from ml.data.tally import Tally
+from ml.process_limits import limit_process
 from ml.specs.errors import Problem, SpecError, refuse
 from ml.specs.facts import Columns, recognise_columns
 
@@ -160,19 +161,13 @@ def main(arguments: list[str]) -> int:
 def _limit_process(options: IngestOptions) -> None:
     """Bound memory and processor time, and step back behind the service that started this."""
     if options.memory_bytes is not None:
-        _set_limit(resource.RLIMIT_AS, options.memory_bytes)
+        limit_process(resource.RLIMIT_AS, options.memory_bytes)
     if options.cpu_seconds is not None:
-        _set_limit(resource.RLIMIT_CPU, options.cpu_seconds)
+        limit_process(resource.RLIMIT_CPU, options.cpu_seconds)
     os.nice(NICENESS)
     gc.disable()  # rows make no cycles, and looking for some takes as long as parsing
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-
-
-def _set_limit(kind: int, value: int) -> None:
-    _soft, hard = resource.getrlimit(kind)
-    bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (bound, bound))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,11 @@ class OnnxClassifier:
         """One encoding a text."""
         return tokenize(self.tokenizer, texts)
 
+    def is_truncated(self, encoding: Encoding) -> bool:
+        """Whether a part of its text is not read."""
+        # Asked of the few that are as long as a row may be: it copies what was cut off.
+        return len(encoding) == self.description.max_length and bool(encoding.overflowing)
+
     def logits(self, encodings: Sequence[Encoding]) -> Logits:
         """(N, C), in the order given, by one pass after the other."""
         return self.read(self._outputs(encodings))

@@ -24,6 +24,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it reports every new
 
 from ml.artifact.manifest import DiskFullError
 from ml.lifeline import tie_to_parent, watch_stdin
+from ml.process_limits import limit_process
 from ml.specs.errors import SpecError
 from ml.specs.job import JobKind
 from ml.training.errors import (
@@ -65,7 +66,7 @@ def run_to_the_end(folder: Path, *, is_settled: bool) -> int:
         if not is_settled:
             _settle_in(placement.parent_pid, placement.nice)
         if placement.memory_bytes:
-            resource.setrlimit(resource.RLIMIT_AS, (placement.memory_bytes, placement.memory_bytes))
+            limit_process(resource.RLIMIT_AS, placement.memory_bytes)
         _WORK[placement.kind](run, placement, stopping)
     except StoppedError as error:
         log.info("%s", error)

@@ -153,6 +153,13 @@ def test_as_a_program_it_answers_in_one_line_of_json_and_loads_no_torch(folder: 
         assert problem in json.loads(ran.stdout)["problem"]
 
 
+def test_as_a_program_it_keeps_to_a_lower_limit_that_was_set_before(folder: Path) -> None:
+    low = "import resource as r; r.setrlimit(r.RLIMIT_CPU, (20, 20)); r.setrlimit(r.RLIMIT_AS, (10**9, 10**9)); "
+    code = low + "from ml.base_folder import main; main(); print(r.getrlimit(r.RLIMIT_CPU), r.getrlimit(r.RLIMIT_AS))"
+    ran = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, check=True, text=True)
+    assert ran.stdout == '{"problem": null}(20, 20) (1000000000, 1000000000)\n'
+
+
 def test_nothing_of_ours_unpickles_or_trusts_code_from_elsewhere() -> None:
     root = Path(__file__).parents[2]
     words = ("trust_remote_code=", "torch.load(", "import pickle", "weights_only=False", "allow_pickle=True")

@@ -50,7 +50,7 @@ def test_an_encoder_that_was_swept_before_the_job_ended_is_stored_again(
     """An orphan for days, it was found there, and taken away before a row named it."""
     settings = Settings(home=tmp_path)
     store = FileStore(settings.resolved_storage_url, tmp_path / "cache")
-    house.add()
+    house.add(key_lineage="key_a")
     claim = house.must_claim()
     folder = tmp_path / "run"
     run = _Run(house.database, store, settings, Spares([], tmp_path, nice=0), {}, claim, folder)
@@ -73,6 +73,7 @@ def test_an_encoder_that_was_swept_before_the_job_ended_is_stored_again(
     with house.database.read() as session:
         (model,) = session.query(ModelRow).all()
     assert (house.row(claim.job_id).status, model.base_folder) == ("succeeded", key)
+    assert model.key_lineage == "key_a"  # whose quota it counts against
     assert (store.local_path(key) / "content").read_bytes() == b"encoder"
 
 

@@ -95,12 +95,29 @@ def test_a_key_from_before_scopes_opens_everything_and_a_later_one_only_what_it_
     downgrade(database_url, "20261122_initial")
     _fill(database_url)
     upgrade(database_url)
-    columns = "id, project_id, name, secret_sha256, hint, limits, created_at"
+    columns = "id, lineage, project_id, name, secret_sha256, hint, limits, created_at"
     with migrating(database_url) as connection:
         (scopes,) = connection.scalars(select(next(t for t in _tables(connection) if t.name == "keys").c.scopes))
     assert scopes == ["admin"]
     with pytest.raises(IntegrityError, match="scopes"), migrating(database_url) as connection:
-        connection.execute(text(f"INSERT INTO keys ({columns}) VALUES ('2', '1', 'k', '2', '', '{{}}', 0)"))
+        connection.execute(text(f"INSERT INTO keys ({columns}) VALUES ('2', '2', '1', 'k', '2', '', '{{}}', 0)"))
+
+
+def test_what_was_made_before_quotas_of_keys_names_the_key_that_the_audit_tells_of(database_url: str) -> None:
+    upgrade(database_url)
+    downgrade(database_url, "20261122_operations")
+    _fill(database_url)
+    with migrating(database_url) as connection:
+        connection.execute(text("UPDATE audit SET key_id = 'key_a', action = 'job.submitted'"))
+    upgrade(database_url)
+    with migrating(database_url) as connection:
+        found = {
+            table.name: connection.scalar(select(table.c.key_lineage))
+            for table in _tables(connection)
+            if "key_lineage" in table.c
+        }
+        assert connection.scalar(text("SELECT lineage FROM keys")) == connection.scalar(text("SELECT id FROM keys"))
+    assert found == {"datasets": None, "jobs": "key_a", "models": "key_a"}
 
 
 def test_there_is_one_line_of_revisions() -> None:

@@ -9,7 +9,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from app.http.docs import TAGS
-from app.http.openapi import ERROR_BODY, HEADERS, Operation, operations
+from app.http.openapi import ERROR_BODY, HEADERS, METHODS, REFUSALS, Operation, operations
 from tests.service import AppHouse, error_of, tickets, upload
 
 ROOT = Path(__file__).parents[3]
@@ -109,9 +109,8 @@ def test_every_list_is_paged_alike(every: list[Operation], document: dict[str, A
     ]
     assert len(lists) >= 10
     for one in lists:
-        if one.path not in ("/v1/losses", "/v1/base_models"):  # short, and whole in one page
-            names = [parameter["name"] for parameter in one.body["parameters"]]
-            assert {"after", "limit", "order"} <= set(names), one.path
+        names = [parameter["name"] for parameter in one.body["parameters"]]
+        assert {"after", "limit", "order"} <= set(names), one.path
 
 
 def test_no_component_is_left_over(document: dict[str, Any]) -> None:
@@ -134,6 +133,31 @@ def test_a_path_tells_all_the_methods_it_answers(house: AppHouse, document: dict
     assert (refused.status_code, error_of(refused)["code"]) == (405, "method_not_allowed")
     for reply in (asked, refused):
         assert set(reply.headers["allow"].split(", ")) - {"HEAD", "OPTIONS"} == documented
+
+
+def test_what_a_path_does_not_answer_is_a_405_that_tells_what_it_does_however_like_an_id_it_looks(
+    house: AppHouse, document: dict[str, Any]
+) -> None:
+    literal = {path: item for path, item in document["paths"].items() if "{" not in path}
+    assert {"/v1/jobs/validate", "/v1/jobs/dry_run", "/v1/keys/current"} <= set(literal)
+    for path, item in literal.items():
+        for method in set(METHODS) - set(item):
+            reply = house.client.request(method, path)
+            assert (method, path, reply.status_code) == (method, path, 405)
+            assert set(reply.headers["allow"].lower().split(", ")) - {"head", "options"} == set(item)
+
+
+def test_what_is_no_id_is_no_path(house: AppHouse) -> None:
+    reply = house.client.get("/v1/jobs/mdl_1")
+    assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
+    assert "begins with its kind" in error_of(reply)["message"]
+
+
+def test_an_examples_code_is_one_that_the_service_answers() -> None:
+    files = [file for part in ("app", "ml") for file in (ROOT / part).rglob("*.py") if file.name != "openapi.py"]
+    source = "".join(file.read_text() for file in files)
+    for status, refusal in REFUSALS.items():
+        assert f'"{refusal.example["code"]}"' in source, status
 
 
 def test_head_is_get_without_the_body(house: AppHouse) -> None:

@@ -103,6 +103,14 @@ def test_what_is_no_request_is_told_so_in_the_one_shape_of_errors(address: tuple
     assert json.loads(body)["error"]["code"] == "invalid_http"
 
 
+def test_a_fast_start_buys_no_time_for_trickling_afterwards(address: tuple[str, int]) -> None:
+    begin, drops = b"x" * 2_000_000, [b"y"] * 200  # 20 s at the fair rate
+    head = HEAD.replace(b"content-length: 40", b"content-length: 3000000")
+    came, seconds = talk(address, head + b"\r\n" + begin, *drops, every=0.08)
+    assert came.startswith(b"HTTP/1.1 408 ")
+    assert GRACE <= seconds < GRACE * 12
+
+
 @pytest.mark.parametrize("head", [b"GET /" + b"a" * 100_000, b"GET / HTTP/1.1\r\n" + b"x-a: b\r\n" * 20_000])
 def test_a_head_that_goes_on_and_on_is_ended_however_fast_it_comes(address: tuple[str, int], head: bytes) -> None:
     came, seconds = talk(address, head)

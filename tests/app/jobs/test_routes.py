@@ -296,7 +296,7 @@ def test_a_character_that_postgres_cannot_hold_is_refused_not_a_fault(
     house = House(tmp_path_factory.mktemp("nul"), database_url=postgres_database_url)
     house.refuse(422, name="a\x00b")
     house.refuse(422, dataset="ds_\x00")
-    for path in ("/v1/jobs/%00", "/v1/jobs?after=%00", "/v1/jobs?status=%00", "/v1/jobs?metadata[%00]=1"):
+    for path in ("/v1/jobs/job_%00", "/v1/jobs?after=%00", "/v1/jobs?status=%00", "/v1/jobs?metadata[%00]=1"):
         assert house.client.get(path).status_code == 422
     house.close()
 
@@ -563,7 +563,7 @@ def test_another_projects_job_is_not_found_by_any_route(house: House) -> None:
 
 def _job_routes(house: House, job: str) -> list[tuple[str, str]]:
     return [
-        (method.upper(), path.replace("{job_id}", job))
+        (method.upper(), path.replace("{job_id}", job).replace("{checkpoint_id}", "ckpt_none"))
         for path, operations in house.app.openapi()["paths"].items()
         if path.startswith("/v1/jobs")
         for method in operations

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.service import AppHouse, error_of, tickets, tiny_base, tiny_spec, upload
+from app.db.tables import ModelRow
+from tests.service import AppHouse, error_of, submit, tickets, tiny_base, tiny_spec, upload
 
 
 @pytest.fixture
@@ -23,6 +24,13 @@ def limited(house: AppHouse, **limits: Any) -> TestClient:
     reply = house.client.post("/v1/projects", json={"name": "limited", "limits": limits})
     assert reply.status_code == 201, reply.text
     return house.client_with(reply.json()["key"]["secret"])
+
+
+def with_key(client: TestClient, **limits: int) -> TestClient:
+    """The same project by a key with these limits of its own."""
+    reply = client.post("/v1/keys", json={"name": "k", "scopes": ["datasets", "jobs"], "limits": limits})
+    assert reply.status_code == 201, reply.text
+    return TestClient(client.app, headers={"Authorization": f"Bearer {reply.json()['secret']}"})
 
 
 def test_a_reply_tells_how_much_of_a_rate_is_left(house: AppHouse) -> None:
@@ -83,6 +91,52 @@ def test_stored_bytes_bound_datasets_and_jobs_until_something_is_deleted(house: 
     house.client.patch(f"/v1/projects/{project}", json={"limits": {"stored_bytes": size}})
     house.services.keys._remembered.clear()
     assert client.post("/v1/jobs", json=tiny_spec(dataset)).status_code == 403
+
+
+def test_a_keys_upload_bytes_are_counted_beside_its_projects_and_a_refusal_takes_from_neither(house: AppHouse) -> None:
+    content = tickets(20)
+    project = limited(house, upload_bytes_per_day=2 * len(content))
+    key = with_key(project, upload_bytes_per_day=len(content))
+    files = {"file": ("data.csv", content)}
+    replies = [client.post("/v1/datasets", files=files) for client in (key, key, project, project)]
+    assert [reply.status_code for reply in replies] == [201, 429, 201, 429]
+    assert error_of(replies[1])["message"].startswith("This key may use")
+    assert error_of(replies[3])["message"].startswith("This project may use")
+    error = error_of(key.post("/v1/datasets", files={"file": ("data.csv", tickets(200))}))
+    assert (error["code"], "this key may upload" in error["message"]) == ("upload_over_limit", True)
+
+
+def test_a_keys_live_jobs_are_its_own_and_those_of_the_keys_it_is_rotated_into(house: AppHouse) -> None:
+    dataset = upload(house.client, tickets(30))
+    submit(house.client, tiny_spec(dataset))
+    made = house.client.post("/v1/keys", json={"name": "k", "scopes": ["jobs"], "limits": {"live_jobs": 1}}).json()
+    old = house.client_with(made["secret"])
+    job = submit(old, tiny_spec(dataset))
+    new = house.client_with(house.client.post(f"/v1/keys/{made['id']}/rotate").json()["secret"])
+    for client in (old, new):
+        error = error_of(client.post("/v1/jobs", json=tiny_spec(dataset)))
+        assert error["code"] == "too_many_live_jobs"
+        assert error["message"].startswith("This key has 1 jobs")
+    house.client.post(f"/v1/jobs/{job}/cancel")
+    submit(new, tiny_spec(dataset))
+
+
+def test_a_keys_stored_bytes_are_its_datasets_and_the_models_of_its_jobs(house: AppHouse) -> None:
+    files = {"file": ("data.csv", tickets(60))}
+    size = house.client.post("/v1/datasets", files=files).json()["bytes"]
+    client = with_key(house.client, stored_bytes=2 * size)
+    lineage = client.get("/v1/keys/current").json()["id"]
+    mine = upload(client, tickets(60))
+    with house.database.write() as session:
+        model = {"id": "mdl_a", "project_id": "proj_default", "job_id": "job_a", "name": "m", "folder": "m"}
+        session.add(ModelRow(**model, description={}, extra={}, created_at=0.0, key_lineage=lineage, bytes=size - 10))
+    error = error_of(client.post("/v1/datasets", files=files))
+    assert (error["code"], f"This key stores {2 * size - 10:,} bytes" in error["message"]) == (
+        "storage_quota_exceeded",
+        True,
+    )
+    house.client.delete(f"/v1/datasets/{mine}")
+    assert client.post("/v1/datasets", files=files).status_code == 201
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from ml.specs.losses.composition import Loss
 from ml.specs.losses.table import LOSS_SPECS
-from tests.service import AppHouse, error_of
+from tests.service import AppHouse, all_items, error_of
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,15 @@ def test_a_task_narrows_the_list_to_its_own_losses(house: AppHouse) -> None:
     assert {"coral", "corn", "cross_entropy"} <= {body["id"] for body in page["data"]}
     assert all("ordinal" in body["tasks"] for body in page["data"])
     assert len(page["data"]) < len(LOSS_SPECS)
+
+
+def test_pages_in_either_order_hold_every_loss_once(house: AppHouse) -> None:
+    for order, expected in (("asc", list(LOSS_SPECS)), ("desc", list(LOSS_SPECS)[::-1])):
+        assert [body["id"] for body in all_items(house.client, "/v1/losses", limit=7, order=order)] == expected
+    reply = house.client.get("/v1/losses", params={"after": "focl"})
+    assert (reply.status_code, error_of(reply)["code"], error_of(reply)["param"]) == (422, "invalid_cursor", "after")
+    page = house.client.get("/v1/base_models", params={"after": "minilm"}).raise_for_status().json()
+    assert (page["data"], page["has_more"], page["last_id"]) == ([], False, None)
 
 
 def test_scores_are_told_from_probabilities(house: AppHouse) -> None:

@@ -19,11 +19,11 @@ KEY, BODY = "mk_known", b'{"model": "mdl_1", "input": "Where is my parcel?"}'
 
 
 CALLERS = {
-    KEY: Caller("key_1", "proj_1", frozenset({"predict"})),
-    "mk_without_the_scope": Caller("key_2", "proj_1", frozenset({"jobs"})),
-    "mk_with_a_rate": Caller("key_3", "proj_1", frozenset({"predict"}), {"predictions_per_minute": 5}),
+    KEY: Caller("key_1", "key_1", "proj_1", frozenset({"predict"})),
+    "mk_without_the_scope": Caller("key_2", "key_2", "proj_1", frozenset({"jobs"})),
+    "mk_with_a_rate": Caller("key_3", "key_3", "proj_1", frozenset({"predict"}), {"predictions_per_minute": 5}),
     "mk_of_a_project_with_one": Caller(
-        "key_4", "proj_2", frozenset({"predict"}), project_limits={"predictions_per_minute": 5}
+        "key_4", "key_4", "proj_2", frozenset({"predict"}), project_limits={"predictions_per_minute": 5}
     ),
 }
 

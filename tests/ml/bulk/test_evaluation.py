@@ -153,6 +153,9 @@ class FakeClassifier:
     def tokenize(self, texts: list[str]) -> list[str]:
         return texts
 
+    def is_truncated(self, text: str) -> bool:
+        return False
+
     def logits(self, texts: list[str]) -> np.ndarray:
         numbers = np.array([[float(text), -float(text)] for text in texts], np.float32)
         return numbers[:, : self.task.width]

@@ -87,6 +87,21 @@ def test_a_pair_needs_both_of_its_texts(exported_full: Exported, tmp_path: Path)
     assert [line["message"].split("'")[1] for line in read_lines(run.output / ERRORS)] == ["sentence2", "sentence1"]
 
 
+def test_a_text_that_was_cut_says_so_also_where_the_work_was_taken_up_again(
+    exported_full: Exported, tmp_path: Path
+) -> None:
+    rows = list(learnable_rows(CHUNK_TEXTS + 2))
+    for place in (1, CHUNK_TEXTS + 1):
+        rows[place] = (" ".join(["parcel"] * 200), rows[place][1])
+    run = lay_out_batch(tmp_path, exported_full, rows)
+    asked = itertools.count()
+    with pytest.raises(StoppedError):
+        predict(run, run.read_placement(), lambda: next(asked) > 0)
+    carry_out(run)
+    lines = read_lines(run.output / OUTPUT)
+    assert [line["row"] for line in lines if line.get("truncated")] == [2, CHUNK_TEXTS + 2]
+
+
 def test_a_batch_that_is_stopped_after_each_chunk_ends_with_the_same_bytes(
     exported_full: Exported, tmp_path: Path, finished: RunDirectory
 ) -> None:
