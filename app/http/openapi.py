@@ -10,6 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from app.http.path_ids import PREFIXES, id_pattern
+
 ERROR_BODY = {"$ref": "#/components/schemas/ErrorBody"}
 FORM_TYPE = "multipart/form-data"
 FILE_SCHEMA = {"type": "string", "format": "binary"}
@@ -195,6 +197,8 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
             if parameter["in"] == "path" and parameter["name"].endswith("_id"):
                 thing = parameter["name"].removesuffix("_id").replace("_", " ")
                 parameter.setdefault("description", f"Id of the {thing}.")
+                if (prefix := PREFIXES.get(parameter["name"])) is not None:  # the framework doesn't tell of its type
+                    parameter["schema"]["pattern"] = f"^{id_pattern(prefix)}$"
         responses = operation.body["responses"]
         if not operation.has_input:  # the framework declares it of every route alike
             responses.pop("422", None)

@@ -147,7 +147,9 @@ def test_what_a_path_does_not_answer_is_a_405_that_tells_what_it_does_however_li
             assert set(reply.headers["allow"].lower().split(", ")) - {"head", "options"} == set(item)
 
 
-def test_what_is_no_id_is_no_path(house: AppHouse) -> None:
+def test_what_is_no_id_is_no_path_and_the_document_tells_how_ids_look(house: AppHouse, every: list[Operation]) -> None:
+    (job_id,) = next(one for one in every if one.path == "/v1/jobs/{job_id}").body["parameters"]
+    assert job_id["schema"]["pattern"] == "^job_[^/]+$"
     reply = house.client.get("/v1/jobs/mdl_1")
     assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
     assert "begins with its kind" in error_of(reply)["message"]
