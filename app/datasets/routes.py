@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from app.datasets.schemas import Dataset, DatasetRecommendation, DatasetRowItem
 from app.datasets.service import read_form
 from app.errors import UnsupportedMediaTypeError
-from app.http.auth import Authenticated, authenticate_request, needs, require_scope
+from app.http.auth import Admission, Authenticated, authenticate_request
 from app.http.errors import ErrorBody
 from app.http.examples import DATASETS
 from app.http.idempotency import IdempotencyKey
@@ -27,16 +27,22 @@ PARQUET_TYPE = "application/vnd.apache.parquet"
 MAX_FIELD_BYTES = 1 << 17  # metadata at its longest, written in JSON escapes
 
 
+_ADMISSION = Admission("datasets")
+
+
 class GuardedRoute(APIRoute):
-    """A route that knows its caller before it reads the body: FastAPI would spool a stranger's upload to disk first."""
+    """A route that admits its caller before it reads the body: FastAPI would spool the upload of one without a key, or
+    with nothing left of its rates, to disk first.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The usual handler, behind the door."""
         handle = super().get_route_handler()
 
         async def handle_guarded(request: Request) -> Response:
-            require_scope(await authenticate_request(request), "datasets")
-            if request.method == "POST" and not request.headers.get("content-type", "").startswith(FORM_TYPE):
+            await _ADMISSION(await authenticate_request(request), request)
+            kind = request.headers.get("content-type", "").lower()
+            if request.method == "POST" and not kind.startswith(FORM_TYPE):
                 raise UnsupportedMediaTypeError(
                     f"Send the file as {FORM_TYPE}, in a field named 'file'.", code="unsupported_media_type"
                 )
@@ -61,9 +67,7 @@ async def _known_fields(request: Request) -> None:
 
 def router(settings: Settings) -> APIRouter:
     """The routes of datasets."""
-    routes = APIRouter(
-        prefix="/v1/datasets", tags=["datasets"], dependencies=[needs("datasets")], route_class=GuardedRoute
-    )
+    routes = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=GuardedRoute)
     routes.add_api_route(
         "",
         create_dataset,

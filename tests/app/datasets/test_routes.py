@@ -29,8 +29,10 @@ from app.errors import NotFoundError
 from app.http.errors import install_error_handlers
 from app.http.idempotency import KEPT_SECONDS
 from app.ids import new_id
+from app.keys.caller import FIRST_PROJECT
 from app.keys.service import KeyService, new_key
 from app.limits.rates import RateBuckets
+from app.limits.schemas import Rates
 from app.limits.service import LimitService
 from app.settings import Settings
 from app.storage import FileStore
@@ -125,6 +127,26 @@ class House:
             )
             session.add(job)
         return job.id
+
+
+def upload_without_end(client: TestClient) -> tuple[httpx.Response, int]:
+    """The reply to an upload that goes on and on, and how many bytes of its file were taken before."""
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntext\n'
+        while True:
+            sent += 10_000
+            yield b"a\n" * 5_000
+
+    async def send() -> httpx.Response:
+        headers = {**client.headers, "Content-Type": "multipart/form-data; boundary=b"}
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as sender:
+            return await sender.post("/v1/datasets", content=endless(), headers=headers)
+
+    return asyncio.run(send()), sent
 
 
 @pytest.fixture
@@ -323,23 +345,27 @@ class TestRefusals:
         assert house.stored_files() == []
 
     def test_an_upload_over_the_limit_is_refused_while_it_streams(self, house: House) -> None:
-        sent = 0
-
-        async def endless() -> AsyncIterator[bytes]:
-            nonlocal sent
-            yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntext\n'
-            while True:
-                sent += 10_000
-                yield b"a\n" * 5_000
-
-        async def send() -> httpx.Response:
-            headers = {**house.client.headers, "Content-Type": "multipart/form-data; boundary=b"}
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(house.app), base_url="http://test") as client:
-                return await client.post("/v1/datasets", content=endless(), headers=headers)
-
-        reply = asyncio.run(send())
+        reply, sent = upload_without_end(house.client)
         assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
-        assert sent <= MAX_UPLOAD + 10_000
+        assert 0 < sent <= MAX_UPLOAD + 10_000
+
+    def test_an_upload_beyond_its_keys_rate_is_not_read(self, house: House) -> None:
+        key, secret = new_key(FIRST_PROJECT, "k", ["datasets"], Rates(requests_per_minute=2))
+        with house.database.write() as session:
+            session.add(key)
+        client = house.client_with(secret)
+        statuses = [client.get("/v1/datasets").status_code for _ in range(2)]
+        reply, sent = upload_without_end(client)
+        assert statuses == [200, 200]
+        assert (reply.status_code, reply.json()["error"]["code"], sent) == (429, "rate_limit_exceeded", 0)
+
+    def test_the_kind_of_a_body_is_known_in_any_case(self, house: House) -> None:
+        reply = house.client.post(
+            "/v1/datasets",
+            content=b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\ntext\na\r\n--b--\r\n',
+            headers={"Content-Type": "Multipart/Form-Data; boundary=b"},
+        )
+        assert reply.status_code == 201, reply.text
 
     def test_a_parser_that_takes_too_long_is_stopped(self, tmp_path: Path, database: Database) -> None:
         house = House(tmp_path / "home", database, parse_timeout_seconds=0.01)
