@@ -28,6 +28,7 @@ from app.db.tables import Base, DatasetRow, JobRow, ProjectRow
 from app.errors import NotFoundError
 from app.http.errors import install_error_handlers
 from app.http.idempotency import KEPT_SECONDS
+from app.http.pagination import PageRequest
 from app.ids import new_id
 from app.keys.caller import FIRST_PROJECT
 from app.keys.service import KeyService, new_key
@@ -572,6 +573,16 @@ class TestIdempotency:
         assert [reply.status_code for reply in replies] == [201] * 4
         assert len({reply.json()["id"] for reply in replies}) == 1
         assert house.stored_files() == ["data.parquet"]
+
+
+def test_a_dataset_that_is_deleted_while_it_is_read_is_not_found(house: House) -> None:
+    dataset = house.upload().json()["id"]
+    row = house.datasets.get_row(FIRST_PROJECT, dataset)
+    assert house.client.delete(f"/v1/datasets/{dataset}").status_code == 204
+    with pytest.raises(NotFoundError):
+        house.datasets.read_rows(row, PageRequest(order="asc"))
+    with pytest.raises(NotFoundError):
+        house.datasets.read_column_values(row, ["text"])
 
 
 def test_uploads_that_wait_their_turn_take_no_threads_from_others(
