@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -142,7 +142,8 @@ class DatasetService:
             end = row.rows if request.after is None else min(_cursor(request.after) - 1, row.rows)
             start = max(0, end - request.limit)
             has_more = start > 0
-        cells = read_page(self._store.local_path(row.file), start, end - start) if start < end else []
+        with self._reading(row) as file:
+            cells = read_page(file, start, end - start) if start < end else []
         items = [DatasetRowItem(id=row_id(number), cells=one) for number, one in enumerate(cells, start + 1)]
         return (items if request.order == "asc" else items[::-1]), has_more
 
@@ -150,7 +151,17 @@ class DatasetService:
         """Every cell of some columns."""
         from ml.data.rows import read_columns  # loads pyarrow, as above
 
-        return read_columns(self._store.local_path(row.file), headers)
+        with self._reading(row) as file:
+            return read_columns(file, headers)
+
+    @contextmanager
+    def _reading(self, row: DatasetRow) -> Iterator[Path]:
+        """Its file. Raises NotFoundError where the dataset was deleted since its row was read."""
+        try:
+            yield self._store.local_path(row.file)
+        except FileNotFoundError:
+            self.get_row(row.project_id, row.id)
+            raise
 
     def recommend(self, row: DatasetRow, base: BaseFacts, metric: str | None) -> Recommendation:
         """Which loss to begin with. Raises SpecError where no job could be trained on the dataset."""

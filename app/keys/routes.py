@@ -58,8 +58,8 @@ def rotate_key(
     asked: Annotated[RotationRequest, Body(openapi_examples=ROTATIONS)] = _A_DAY,
     idempotency_key: IdempotencyKey = None,
 ) -> NewKey:
-    """A new key with the same name, scopes and limits. The old one works beside it for `overlap_seconds`, so that who
-    uses it can change over without a pause. 409 for a key that lives no more.
+    """A new key with the same name, scopes, limits and end. The old one works beside it for `overlap_seconds`, so that
+    who uses it can change over without a pause. 409 for a key that lives no more.
     """
     row, secret = services.keys.rotate(caller, key_id, asked, idempotency_key)
     response.headers["Location"] = f"/v1/keys/{row.id}"

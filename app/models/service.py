@@ -78,13 +78,18 @@ class ModelService:
         return folders_of(self._store, row)
 
     def write_zip(self, row: ModelRow) -> Path:
-        """A zip of the whole model in a temporary folder; the caller deletes that folder."""
+        """A zip of the whole model in a temporary folder; the caller deletes that folder.
+
+        Raises NotFoundError where the model was deleted meanwhile.
+        """
         self._scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="download-", dir=self._scratch))
         try:
             return assemble(*self.folders(row), folder / f"{row.id}.zip")
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, FileNotFoundError):
+                self.get_row(row.project_id, row.id)
             raise
 
 

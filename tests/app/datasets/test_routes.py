@@ -28,11 +28,12 @@ from app.db.tables import Base, DatasetRow, JobRow, ProjectRow
 from app.errors import NotFoundError
 from app.http.errors import install_error_handlers
 from app.http.idempotency import KEPT_SECONDS
+from app.http.pagination import PageRequest
 from app.ids import new_id
 from app.keys.caller import FIRST_PROJECT
 from app.keys.service import KeyService, new_key
 from app.limits.rates import RateBuckets
-from app.limits.schemas import Rates
+from app.limits.schemas import Limits
 from app.limits.service import LimitService
 from app.settings import Settings
 from app.storage import FileStore
@@ -350,7 +351,7 @@ class TestRefusals:
         assert 0 < sent <= MAX_UPLOAD + 10_000
 
     def test_an_upload_beyond_its_keys_rate_is_not_read(self, house: House) -> None:
-        key, secret = new_key(FIRST_PROJECT, "k", ["datasets"], Rates(requests_per_minute=2))
+        key, secret = new_key(FIRST_PROJECT, "k", ["datasets"], Limits(requests_per_minute=2))
         with house.database.write() as session:
             session.add(key)
         client = house.client_with(secret)
@@ -572,6 +573,16 @@ class TestIdempotency:
         assert [reply.status_code for reply in replies] == [201] * 4
         assert len({reply.json()["id"] for reply in replies}) == 1
         assert house.stored_files() == ["data.parquet"]
+
+
+def test_a_dataset_that_is_deleted_while_it_is_read_is_not_found(house: House) -> None:
+    dataset = house.upload().json()["id"]
+    row = house.datasets.get_row(FIRST_PROJECT, dataset)
+    assert house.client.delete(f"/v1/datasets/{dataset}").status_code == 204
+    with pytest.raises(NotFoundError):
+        house.datasets.read_rows(row, PageRequest(order="asc"))
+    with pytest.raises(NotFoundError):
+        house.datasets.read_column_values(row, ["text"])
 
 
 def test_uploads_that_wait_their_turn_take_no_threads_from_others(

@@ -11,7 +11,7 @@ import pytest
 
 from app.db.session import Database
 from app.db.tables import JobRow, ModelRow
-from app.errors import InUseError
+from app.errors import InUseError, NotFoundError
 from app.http.idempotency import create_once
 from app.ids import new_id
 from app.jobs import service as job_service
@@ -190,3 +190,12 @@ def test_files_that_cannot_be_removed_do_not_keep_the_model(house: House, monkey
     monkeypatch.setattr(house.services.store, "delete", fail)
     assert house.delete(model).status_code == 204
     assert house.exists(model) == (False, True)
+
+
+def test_a_model_that_is_deleted_while_it_is_downloaded_is_not_found(house: House) -> None:
+    model = house.add_model()
+    row = house.services.models.get_row(FIRST_PROJECT, model)
+    assert house.client.delete(f"/v1/models/{model}").status_code == 204
+    with pytest.raises(NotFoundError):
+        house.services.models.write_zip(row)
+    assert list(house.settings.scratch.glob("download-*")) == []
