@@ -22,7 +22,7 @@ from app.http.connection_limit import ConnectionLimitMiddleware
 from app.http.docs import DESCRIPTION, TAGS, install_docs
 from app.http.errors import ErrorBody, install_error_handlers
 from app.http.head import HeadMiddleware
-from app.http.health import PartsLook, look_at_parts
+from app.http.health import look_at_parts
 from app.http.health import router as health_routes
 from app.http.limits import RateLimitMiddleware
 from app.http.metrics import Metrics
@@ -37,6 +37,7 @@ from app.jobs.comparison_routes import router as comparison_routes
 from app.jobs.reconciler import Reconciler
 from app.jobs.routes import router as job_routes
 from app.jobs.service import JobService
+from app.jobs.stream import EventLooks
 from app.keys.routes import router as key_routes
 from app.keys.service import KeyService, KeyUses
 from app.limits.rates import RateBuckets
@@ -54,6 +55,7 @@ from app.projects.service import ProjectService
 from app.queue import JobQueue
 from app.retention import Retention, Sweeper
 from app.settings import Settings
+from app.shared_look import SharedLook
 from app.storage import FileStore
 from ml.cores import usable_cores
 from ml.inference.backends import open_engine
@@ -116,7 +118,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
     """The web application. role: api for everything, inference for predictions alone."""
     services = build_services(settings)
     rounds: list[Periodic] = [Watch(services.served), KeyUses(services.keys)]
-    parts = PartsLook(lambda: look_at_parts(services))
+    parts = SharedLook("parts", lambda: look_at_parts(services))
     services.metrics.watch_parts(parts.newest_now)
     if role == "api":
         services.metrics.watch_rows(Censuses(services.database, settings).newest)
@@ -162,7 +164,7 @@ def create_app(settings: Settings, *, role: str = "api") -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    app.state.parts = parts
+    app.state.parts, app.state.event_looks = parts, EventLooks(services.jobs)
     app.state.connections, app.state.max_connections = (), 0  # of its server, which tells later
     app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_middleware(RateLimitMiddleware)

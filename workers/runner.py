@@ -121,7 +121,7 @@ class _Run:
             log.exception("unexpected fault in the runner")
             # A store or a database that is away comes back: a job must not spend its attempts in that moment.
             stopping.wait(self.settings.poll_seconds)
-            why = Why("runner_failed", f"its runner failed: {type(error).__name__}: {error}")
+            why = Why("runner_failed", f"its runner failed ({type(error).__name__}); the worker's log tells where")
             return self.release(charge=True, why=why)
         finally:
             over.set()

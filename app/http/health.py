@@ -1,10 +1,6 @@
 """Is the process alive, and can it work? Open to everyone, and telling nothing else."""
 
-import asyncio
 import shutil
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -70,34 +66,6 @@ async def readyz(request: Request, response: Response) -> Readiness:
         return Readiness(status="starting", parts=parts)
     is_well = parts.broker != "unreachable" and (parts.worker, parts.models, parts.disk) == ("ok", "ok", "ok")
     return Readiness(status="ok" if is_well else "degraded", parts=parts)
-
-
-class PartsLook:
-    """One look at a time, shared by all who ask while it lasts.
-
-    Strangers may ask: a part that hangs must not cost each of them one of the threads that routes run in.
-    """
-
-    def __init__(self, look: Callable[[], Parts]) -> None:
-        self._look = look
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
-        self._lock = threading.Lock()
-        self._newest: Future[Parts] | None = None
-
-    async def newest(self) -> Parts:
-        """What the look found that is going on, or a new one."""
-        # Shielded: one who leaves must not take the look from the others.
-        return await asyncio.shield(asyncio.wrap_future(self._begin()))
-
-    def newest_now(self) -> Parts:
-        """The same, for a thread that may wait."""
-        return self._begin().result()
-
-    def _begin(self) -> Future[Parts]:
-        with self._lock:
-            if self._newest is None or self._newest.done():
-                self._newest = self._thread.submit(self._look)
-            return self._newest
 
 
 def look_at_parts(services: Services) -> Parts:

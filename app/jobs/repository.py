@@ -5,7 +5,7 @@ database's own clock, given as `now`.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -409,6 +409,12 @@ def append_events(session: Session, job_id: str, events: Sequence[Event]) -> Non
             )
         )
     session.flush()
+
+
+def event_sequences(session: Session, job_ids: Collection[str]) -> dict[str, int]:
+    """The sequence of the last event of each job, in whatever project."""
+    query = select(JobRow.id, JobRow.event_sequence).where(JobRow.id.in_(job_ids))
+    return {row.id: row.event_sequence for row in session.execute(query)}
 
 
 def list_events(session: Session, job_id: str, page: PageRequest, after: int | None) -> tuple[list[EventRow], bool]:

@@ -161,7 +161,8 @@ async def list_job_events(
         return page.page([EventBody.of(row) for row in rows], has_more=has_more)
     await run_in_threadpool(services.jobs.get, caller.project_id, job_id)  # a 404 must come before the stream begins
     authenticate = partial(authenticate_request, request)
-    stream = EventStream(services.jobs, caller.project_id, job_id, after, authenticate)
+    looks = request.app.state.event_looks
+    stream = EventStream(services.jobs, looks, caller.project_id, job_id, after, authenticate)
     if await stream.is_exhausted():
         return Response(status_code=204)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

@@ -4,7 +4,7 @@ It knows no HTTP and no torch.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from sqlalchemy.orm import Session
@@ -247,6 +247,11 @@ class JobService:
             row = self._find(session, project_id, job_id)
             events, has_more = repository.list_events(session, job_id, page, after)
             return events, has_more, row.status in ENDED
+
+    def event_sequences(self, job_ids: Collection[str]) -> dict[str, int]:
+        """See the repository."""
+        with self._database.read() as session:
+            return repository.event_sequences(session, job_ids)
 
     def metrics(
         self, project_id: str, job_id: str, page: PageRequest, *, name: str | None

@@ -22,6 +22,12 @@ def find(session: Session, project_id: str, key_id: str) -> KeyRow | None:
     return session.scalar(select(KeyRow).where(KeyRow.project_id == project_id, KeyRow.id == key_id))
 
 
+def find_successor(session: Session, row: KeyRow, now: float) -> KeyRow | None:
+    """The live key that this one was rotated into, directly or by way of others."""
+    later = (KeyRow.lineage == row.lineage, KeyRow.created_at > row.created_at, *_is_live(now))
+    return session.scalars(select(KeyRow).where(KeyRow.project_id == row.project_id, *later)).first()
+
+
 def list_keys(session: Session, project_id: str, page: PageRequest) -> tuple[list[KeyRow], bool]:
     """One page of a project's keys, revoked ones too."""
     return fetch_page(session, select(KeyRow).where(KeyRow.project_id == project_id), KeyRow.id, page)

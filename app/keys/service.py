@@ -127,7 +127,7 @@ class KeyService:
     ) -> tuple[KeyRow, str | None]:
         """A new key with the name, scopes and limits of this one, which lives on for so long, and its secret; of a
         repeat the key that was made, and no secret. Raises NotFoundError, and ConflictError for a key that lives no
-        more.
+        more or has a successor already, which would end with this one.
         """
         now, overlap_seconds = time.time(), asked.overlap_seconds
         idempotency = idempotency_of(caller, idempotency_key, {"rotate": key_id, **asked.model_dump()})
@@ -137,6 +137,11 @@ class KeyService:
             repository.lock_project(session, caller.project_id)
             old = _found(repository.find(session, caller.project_id, key_id), key_id)
             _require_live(old, now)
+            if (successor := repository.find_successor(session, old, now)) is not None:
+                raise ConflictError(
+                    f"The key '{key_id}' was rotated into '{successor.id}'. Rotate that one, which takes no secret.",
+                    code="key_rotated",
+                )
             row, secret = new_key(old.project_id, old.name, old.scopes, Limits(**old.limits), old.expires_at)
             row.lineage = old.lineage
             old.expires_at = min(old.expires_at or now + overlap_seconds, now + overlap_seconds)

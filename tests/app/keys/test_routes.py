@@ -97,6 +97,18 @@ def test_a_rotation_shortens_a_life_and_never_lengthens_it(house: AppHouse) -> N
     assert house.client.get(f"/v1/keys/{key['id']}").json()["expires_at"] == key["expires_at"]
 
 
+def test_a_key_is_rotated_once_while_its_successor_lives(house: AppHouse) -> None:
+    old = house.client.post("/v1/keys", json={"name": "once", "scopes": ["jobs"]}).json()
+    path = f"/v1/keys/{old['id']}/rotate"
+    new = house.client.post(path, json={"overlap_seconds": 3600}).json()
+    refused = house.client.post(path, json={"overlap_seconds": 3600})
+    assert refused.status_code == 409
+    assert error_of(refused)["code"] == "key_rotated"
+    assert f"rotated into '{new['id']}'" in error_of(refused)["message"]
+    assert house.client.delete(f"/v1/keys/{new['id']}").status_code == 204
+    assert house.client.post(path, json={"overlap_seconds": 3600}).status_code == 201
+
+
 def test_a_key_that_lives_no_more_cannot_be_rotated(house: AppHouse) -> None:
     key = make(house)
     house.client.delete(f"/v1/keys/{key['id']}")
