@@ -66,6 +66,8 @@ class TorchBackend:
         self.inputs, self.bytes = network.inputs, network.bytes
         self.is_exact = network.dtype == torch.float32
         self._programs: OrderedDict[Shapes, Program] = OrderedDict()
+        # Of all its CUDA graphs: an output is read before the next of them runs, so they may work in the same memory.
+        self._pool = torch.cuda.graph_pool_handle() if network.device.type == "cuda" else None
 
     def run(self, feeds: Feeds, *, alone: bool) -> Outputs:
         """See `Backend`."""
@@ -86,8 +88,8 @@ class TorchBackend:
         program = self._programs.pop(shapes, None)
         if program is None:
             program = self._network.program(inputs)
-            if self._network.device.type == "cuda":
-                program = _Captured(program, inputs, self._network.device)
+            if self._pool is not None:
+                program = _Captured(program, inputs, self._network.device, self._pool)
         self._programs[shapes] = program
         if len(self._programs) > PROGRAMS:
             self._programs.popitem(last=False)
@@ -97,7 +99,8 @@ class TorchBackend:
 class _Captured:
     """A program as a CUDA graph: the CPU starts it once instead of each of its kernels."""
 
-    def __init__(self, program: Program, inputs: Mapping[str, Tensor], device: torch.device) -> None:
+    def __init__(self, program: Program, inputs: Mapping[str, Tensor], device: torch.device, pool: Any) -> None:
+        """pool: of memory, which graphs of one network share."""
         self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(device):
@@ -106,7 +109,7 @@ class _Captured:
             with torch.cuda.stream(others):  # what a first run sets up must not be captured
                 program(**self._inputs)
             torch.cuda.current_stream().wait_stream(others)
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, pool=pool):
                 self._output = program(**self._inputs)
 
     def __call__(self, **inputs: Tensor) -> Tensor:
