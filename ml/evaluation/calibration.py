@@ -66,18 +66,20 @@ def reliability_bins(scores: Scores, truth: Ids) -> list[dict[str, float]]:
 
 
 def fit_temperature(outputs: Array, truth: Ids, read: Callable[[Array], Scores]) -> float:
-    """The T in [0.05, 20] of which read(outputs / T) has the least log loss; 1 unless T lowers it.
+    """The T in [0.05, 20] that is likeliest given the log loss of read(outputs / T); 1 unless T lowers it.
 
-    outputs (N, H); `read` turns them into probabilities (N, C). Guo et al. 2017: the arg max of a softmax stays.
+    outputs (N, H); `read` turns them into probabilities (N, C). Guo et al. 2017: the arg max of a softmax stays. The
+    prior of log T is the standard normal, which counts for less the more rows there are: without it, three rows that
+    are all right would make every score 1.
     """
     require_rows(truth, "fitting a temperature")
-    return _best_temperature(lambda temperature: log_loss(read(outputs / temperature), truth))
+    return _best_temperature(lambda temperature: log_loss(read(outputs / temperature), truth), len(truth))
 
 
 def fit_binary_temperature(outputs: Array, targets: Array) -> float:
-    """The same for L labels, each by itself: the T of which σ(outputs / T) has the least binary cross-entropy."""
+    """The same for L labels, each by itself, given the binary cross-entropy of σ(outputs / T)."""
     require_rows(targets, "fitting a temperature")
-    return _best_temperature(lambda temperature: binary_log_loss(sigmoid(outputs / temperature), targets))
+    return _best_temperature(lambda temperature: binary_log_loss(sigmoid(outputs / temperature), targets), len(targets))
 
 
 def fit_platt(raw: Array, truth: Ids) -> tuple[tuple[float, float], ...]:
@@ -118,11 +120,12 @@ def _fill_bins(confidence: Scores, happened: NDArray[np.bool_]) -> list[dict[str
     ]
 
 
-def _best_temperature(loss: Callable[[float], float]) -> float:
+def _best_temperature(loss: Callable[[float], float], rows: int) -> float:
+    """Of a loss that is a mean over so many rows."""
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(
-        lambda log_t: loss(float(np.exp(log_t))),
+        lambda log_t: loss(float(np.exp(log_t))) + log_t**2 / (2 * rows),
         bounds=np.log(TEMPERATURES),
         method="bounded",
         options={"xatol": 1e-4},  # a hundredth of a percent of the temperature

@@ -265,4 +265,9 @@ def _report(code: ExitCode, error: BaseException) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    # To leave takes seconds, and Python first gives signals back their default: a stop that came then would kill a run
+    # that is done, and it would be done again.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)

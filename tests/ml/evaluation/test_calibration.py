@@ -100,11 +100,25 @@ def test_the_fitted_temperature_undoes_a_sharpening(sharpened: float) -> None:
     assert calibration.fit_temperature(logits * sharpened, truth, softmax) == pytest.approx(sharpened, rel=0.05)
 
 
-def test_the_fitted_temperature_equals_a_search_over_a_grid() -> None:
-    logits, truth = calibrated(300, seed=3)
-    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 20_001))
-    losses = [calibration.log_loss(softmax(logits / t), truth) for t in grid[::10]]
-    assert calibration.fit_temperature(logits, truth, softmax) == pytest.approx(grid[::10][np.argmin(losses)], rel=0.01)
+@pytest.mark.parametrize("rows", [10, 300])
+def test_the_fitted_temperature_equals_a_search_over_a_grid(rows: int) -> None:
+    logits, truth = calibrated(rows, seed=3)
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2_001))
+    losses = [calibration.log_loss(softmax(logits / t), truth) + np.log(t) ** 2 / (2 * rows) for t in grid]
+    assert calibration.fit_temperature(logits, truth, softmax) == pytest.approx(grid[np.argmin(losses)], rel=0.01)
+
+
+def test_few_rows_that_are_all_right_do_not_make_scores_certain() -> None:
+    outputs = 3 * np.eye(3)
+    few, many = (
+        softmax(
+            outputs / calibration.fit_temperature(np.tile(outputs, (times, 1)), np.tile(np.arange(3), times), softmax)
+        )
+        for times in (1, 1000)
+    )
+    assert softmax(outputs)[0, 0] < few[0, 0] < 0.99 < 0.999 < many[0, 0]
+    binary = calibration.fit_binary_temperature(outputs - 1.5, np.eye(3))
+    assert binary < 1 and sigmoid(outputs[0] / binary - 1.5 / binary)[0] < 0.99
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid_pair", "cumulative", "conditional"])

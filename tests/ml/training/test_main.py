@@ -80,7 +80,14 @@ def test_a_run_that_is_stopped_goes_on_where_it_was_and_ends_as_one_that_was_not
     (checkpoint,) = stopped.checkpoints.iterdir()
     assert 0 < verify_folder(checkpoint)["step"] < 72
 
-    code, errors = end(start(stopped.path))
+    process = start(stopped.path)
+    assert process.stderr is not None
+    while "finished after" not in process.stderr.readline():  # from here on there is nothing left to stop
+        assert process.poll() is None
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    code, errors = end(process)
     assert code == ExitCode.DONE == 0, errors
     assert not (stopped.path / "error.json").exists()
     assert read_description(stopped.artifact).task.labels == ["delivery", "other", "refund"]
