@@ -31,8 +31,8 @@ up: $(SETUP)     ## Start broker, API and worker in the foreground
 test: $(SETUP)   ## Run the tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-prove-losses: $(SETUP)  ## Train with every loss through the API, on real files (about 6 minutes on 2 cores)
-	$(BIN)/python -m pytest -q -m proof tests/flows/test_every_loss.py
+prove-losses: $(SETUP)  ## Train with every loss through the API, on real files (about 8 minutes on 2 cores)
+	$(BIN)/python -m pytest -q -m proof tests/flows/test_every_loss.py tests/flows/test_sst2.py
 
 prove-tunings: $(SETUP)  ## Train MiniLM on real questions by every tuning, and serve it (about 4 minutes on 2 cores)
 	$(BIN)/python -m pytest -q -m proof tests/flows/test_every_tuning.py

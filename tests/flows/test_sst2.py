@@ -13,6 +13,7 @@ from tests.shared_data import SHARED_DATA
 _DATA = SHARED_DATA / "sst2"
 
 pytestmark = [
+    pytest.mark.proof,
     pytest.mark.data,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not (_DATA / "train.csv").is_file(), reason=f"{_DATA} is not there"),
