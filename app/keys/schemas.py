@@ -18,7 +18,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200, description="For peopl
 class KeyRequest(BaseModel):
     """What a new key may do, and for how long."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Name
     scopes: list[Scope] = Field(
@@ -48,7 +48,7 @@ class KeyRequest(BaseModel):
 class RotationRequest(BaseModel):
     """How long the old secret is to work beside the new one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     overlap_seconds: int = Field(
         _DAY_SECONDS, ge=0, le=30 * _DAY_SECONDS, description="Time to hand the new secret out; 0 ends the old at once."

@@ -10,7 +10,7 @@ Amount = Annotated[int, Field(ge=1, le=10**15)]
 class Limits(BaseModel):
     """What a key, or all keys of a project together, may ask for. null: no limit here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     requests_per_minute: Amount | None = Field(None, description="Calls other than predictions.")
     predictions_per_minute: Amount | None = Field(None, description="Calls of POST /v1/predictions.")

@@ -12,7 +12,7 @@ from app.limits.schemas import Limits
 class ProjectRequest(BaseModel):
     """A new project."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Name
     limits: Limits = Field(
@@ -23,7 +23,7 @@ class ProjectRequest(BaseModel):
 class ProjectChange(BaseModel):
     """What is to be otherwise; what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Name | None = None
     limits: Limits | None = Field(

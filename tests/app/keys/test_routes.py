@@ -142,6 +142,8 @@ def test_a_repeat_makes_no_second_key_and_shows_no_secret(house: AppHouse) -> No
         ({"scopes": ["job"]}, "/scopes/0"),
         ({"name": ""}, "/name"),
         ({"expires_in_days": 0}, "/expires_in_days"),
+        ({"expires_in_days": True}, "/expires_in_days"),
+        ({"limits": {"live_jobs": True}}, "/limits/live_jobs"),
         ({"expires_in_days": 1e9}, "/expires_in_days"),
         ({"limits": {"requests_per_minute": 0}}, "/limits/requests_per_minute"),
         ({"limits": {"live_job": 5}}, "/limits/live_job"),
