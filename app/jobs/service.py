@@ -412,7 +412,8 @@ class JobService:
 
 
 def _no_dataset(spec: Setup | Bulk) -> SpecError:
-    return refuse("/dataset", f"there is no dataset '{spec.dataset}'.", "dataset_not_found")
+    message = f"there is no dataset '{spec.dataset}'. GET /v1/datasets lists yours."
+    return refuse("/dataset", message, "dataset_not_found")
 
 
 def _illegal(row: JobRow, what: str) -> ConflictError:
