@@ -44,12 +44,11 @@ def find_base(name: str, registered: Mapping[str, Path]) -> Path:
     """The folder of a base model; SpecError `/model` for a name that isn't there. Never a path or a URL."""
     bases = bundled_bases() | dict(registered)
     if name not in bases:
-        hint = ""
-        if "/" in name or "\\" in name or ":" in name:
-            hint = " A path or a URL is never taken from a request: an operator registers folders by name."
         raise refuse(
             "/model",
-            f"there is no base model '{name}'.{did_you_mean(name, bases)}{hint} There are: {', '.join(sorted(bases))}.",
+            f"there is no base model '{name}'.{did_you_mean(name, bases)} There are: {', '.join(sorted(bases))}. "
+            "An operator registers others by name, in MINIMAND_BASE_MODELS: a path or a URL is never taken from a "
+            "request.",
             "model_not_found",
         )
     return bases[name]

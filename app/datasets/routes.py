@@ -55,14 +55,17 @@ FIELDS = ("file", "name", "columns", "encoding", "delimiter", "metadata")
 
 
 async def _known_fields(request: Request) -> None:
-    """Refuse a form field that nothing reads: a misspelt `columns` would be lost in silence."""
-    for field in await request.form():
+    """Refuse a form field that nothing reads: a misspelt `columns` would be lost in silence. And a file sent as text."""
+    form = await request.form()
+    for field in form:
         if field not in FIELDS:
             raise refuse(
                 f"/{field}",
                 f"unknown field '{field}'.{did_you_mean(field, FIELDS)} Fields: {', '.join(FIELDS)}.",
                 "unknown_field",
             )
+    if isinstance(form.get("file"), str):
+        raise refuse("/file", "'file' came as text: send a file. With curl that is -F file=@NAME, with the @.")
 
 
 def router(settings: Settings) -> APIRouter:

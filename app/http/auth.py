@@ -20,7 +20,8 @@ async def authenticate(
     """The caller, or a 401."""
     if credentials is None:
         raise AuthenticationError(
-            "This call needs an API key: send the header 'Authorization: Bearer KEY'.", code="missing_api_key"
+            "This call needs an API key: send the header 'Authorization: Bearer KEY'. The page /docs needs none.",
+            code="missing_api_key",
         )
     keys: KeyService = request.app.state.services.keys
     # A key that was checked a moment ago costs no thread and no query.

@@ -115,7 +115,9 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         if one["type"] == "json_invalid":  # found before the route has asked who calls
             if (stranger := await _refusal_of_stranger(request)) is not None:
                 return stranger
-            (problem,) = explain([{**one, "loc": ()}], None)
+            # Of a body in JSON the location is how many characters were read.
+            where = f"{one['ctx']['error']} (after character {location[0]})"
+            (problem,) = explain([{**one, "loc": (), "ctx": {"error": where}}], None)
             return error_reply(BadRequestError(problem.message, code=problem.code))
         if place == "body":
             in_body.append({**one, "loc": tuple(location)})

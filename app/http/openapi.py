@@ -68,13 +68,13 @@ def _error(message: str, code: str, kind: str = "invalid_request_error", param: 
 REFUSALS = {
     "400": Refusal(
         "The body is not the JSON, or not the form, that it says it is.",
-        _error("the body is not JSON: Expecting value.", "invalid_json"),
+        _error("the body is not JSON: Expecting value (after character 12).", "invalid_json"),
         lambda operation: operation.has_body,
     ),
     "401": Refusal(
         "No API key, or one that opens nothing.",
         _error(
-            "This call needs an API key: send the header 'Authorization: Bearer KEY'.",
+            "This call needs an API key: send the header 'Authorization: Bearer KEY'. The page /docs needs none.",
             "missing_api_key",
             "authentication_error",
         ),
@@ -187,13 +187,19 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     for operation in operations(document):
         if (form := operation.body.get("requestBody", {}).get("content", {}).get(FORM_TYPE)) is not None:
             # Unknown fields of a form are refused, which the framework cannot say.
-            components["schemas"][form["schema"]["$ref"].rpartition("/")[2]]["additionalProperties"] = False
+            fields = components["schemas"][form["schema"]["$ref"].rpartition("/")[2]]
+            fields["additionalProperties"] = False
+            for field in fields["properties"].values():
+                _leave_out_null(field)
         for parameter in operation.body.get("parameters", ()):
-            if parameter["in"] == "header":  # several lines of one are read as one with commas
-                one = parameter["schema"].get("anyOf", [{}])[0]
-                if one.get("type") == "array":
-                    parameter["schema"]["anyOf"][0] = {"type": "string"}
-                    parameter["schema"]["examples"] = [", ".join(e) for e in parameter["schema"]["examples"]]
+            schema = parameter["schema"]
+            _leave_out_null(schema)
+            if parameter["in"] == "header" and schema["type"] == "array":  # its lines are read as one with commas
+                parameter["schema"] = schema | {
+                    "type": "string",
+                    "examples": [", ".join(e) for e in schema["examples"]],
+                }
+                del parameter["schema"]["items"]
             if parameter["in"] == "path" and parameter["name"].endswith("_id"):
                 thing = parameter["name"].removesuffix("_id").replace("_", " ")
                 parameter.setdefault("description", f"Id of the {thing}.")
@@ -210,6 +216,13 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
             response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in named}
         operation.body["responses"] = dict(sorted(responses.items()))
     return document
+
+
+def _leave_out_null(schema: dict[str, Any]) -> None:
+    """What need not be given is left out of a URL, a header or a form, in which a null cannot be written."""
+    if (members := schema.pop("anyOf", None)) is not None:
+        (member,) = (one for one in members if one != {"type": "null"})
+        schema.update(member)
 
 
 def _suit_generators(node: Any) -> None:

@@ -437,7 +437,8 @@ def _lock_models(session: Session, caller: Caller, setup: AnySpec) -> dict[str, 
 
 
 def _no_dataset(spec: Setup | Bulk) -> SpecError:
-    return refuse("/dataset", f"there is no dataset '{spec.dataset}'.", "dataset_not_found")
+    message = f"there is no dataset '{spec.dataset}'. GET /v1/datasets lists yours."
+    return refuse("/dataset", message, "dataset_not_found")
 
 
 def _illegal(row: JobRow, what: str) -> ConflictError:

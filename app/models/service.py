@@ -95,9 +95,11 @@ class ModelService:
 
 def not_found(name: str) -> NotFoundError:
     """There is no such model, nor an alias of this name."""
-    hint = " That is a job's id: its model_id names the model." if name.startswith("job_") else ""
+    hint = "GET /v1/models lists yours."
+    if name.startswith("job_"):
+        hint = "That is a job's id: its model_id names the model, once it has succeeded."
     kind = "model" if name.startswith(repository.ID_PREFIX) else "model or alias"
-    return NotFoundError(f"There is no {kind} '{name}'.{hint}", code="model_not_found", param="/model")
+    return NotFoundError(f"There is no {kind} '{name}'. {hint}", code="model_not_found", param="/model")
 
 
 def folders_of(store: FileStore, row: ModelRow) -> tuple[Path, Path]:

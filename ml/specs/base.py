@@ -1,6 +1,8 @@
 """The common parent of every spec class: strict, closed, finite, and of text that every database can hold."""
 
-from typing import Any
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -18,7 +20,8 @@ class Spec(BaseModel):
         if isinstance(value, dict):
             known = [field.alias or name for name, field in cls.model_fields.items()]
             if unknown := [name for name in value if name not in known]:
-                context = {"field": str(unknown[0]), "known": known}
+                field = str(unknown[0])
+                context = {"field": field, "known": known, "elsewhere": _places_below(cls).get(field, [])}
                 raise PydanticCustomError("unknown_field", "unknown field '{field}'", context)
         return value
 
@@ -26,6 +29,35 @@ class Spec(BaseModel):
     @classmethod
     def _refuse_null_characters(cls, value: Any) -> Any:
         return refuse_null_characters(value)
+
+
+@cache
+def _places_below(cls: type[BaseModel]) -> dict[str, list[str]]:
+    """Where below a class its objects have a field, as high as there is one: learning_rate in training.optimizer."""
+    places: dict[str, list[str]] = {}
+    level: list[tuple[str, type[BaseModel]]] = [("", cls)]
+    while level:
+        level = [
+            (f"{path}.{name}".strip("."), member)
+            for path, one in level
+            for name, info in one.model_fields.items()
+            for member in _classes_in(info.annotation)
+        ]
+        found: dict[str, list[str]] = {}
+        for path, one in level:
+            for name in one.model_fields:
+                if path not in found.setdefault(name, []):
+                    found[name].append(path)
+        places = found | places
+    return places
+
+
+def _classes_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The classes of the objects that an annotation allows, in lists too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _classes_in(argument)
 
 
 def refuse_null_characters(value: Any) -> Any:

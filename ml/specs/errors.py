@@ -129,8 +129,9 @@ def _sentence(error: Any, path: list[object]) -> str:
     if path and isinstance(path[-1], int):
         name = f"item {path[-1]} of {path[-2] if len(path) > 1 else 'the body'}"
     if kind == "unknown_field":
-        known = context["known"]
-        return f"unknown field '{name}'.{did_you_mean(name, known)} Fields: {', '.join(known)}."
+        known, elsewhere = context["known"], context["elsewhere"]
+        hint = f" It is a field of {' and of '.join(elsewhere)}." if elsewhere else did_you_mean(name, known)
+        return f"unknown field '{name}'.{hint} Fields: {', '.join(known)}."
     if kind == "extra_forbidden":
         return f"unknown field '{name}'. Remove it, or see the schema of this object in /docs."
     if kind == "missing":

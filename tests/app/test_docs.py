@@ -60,6 +60,7 @@ def test_the_pages_open_without_a_key_and_without_the_internet(stranger: TestCli
         assert re.match(r"/(?!/)", address), f"{address} is not on this machine"
         assert stranger.get(address).status_code == 200
     assert not re.search(r"""["'(](?:https?:)?//""", reply.text)
+    assert reply.headers["content-security-policy"].startswith("default-src 'self' ")  # nor do the scripts
     assert "/openapi.json" in reply.text
 
 

@@ -130,6 +130,12 @@ def test_a_body_that_is_no_json_is_one_error_everywhere(house: BrokenHouse, path
         assert (reply.status_code, error_of(reply)["code"]) == (400, "invalid_json")
 
 
+def test_a_body_that_is_no_json_is_told_where_it_ceases_to_be_any(house: BrokenHouse) -> None:
+    headers = {"Content-Type": "application/json"}
+    error = error_of(house.client.post("/v1/jobs", content='{"dataset": ds_1}', headers=headers))
+    assert error["message"] == "the body is not JSON: Expecting value (after character 12)."
+
+
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/validate", "/v1/predictions", "/v1/evaluations"])
 def test_half_of_a_surrogate_pair_is_refused_in_words_that_can_be_sent(house: BrokenHouse, path: str) -> None:
     for body in ('{"dataset": "\\ud800", "model": "\\ud800"}', '{"\\udfff": 1}'):

@@ -326,6 +326,11 @@ class TestRefusals:
         reply = house.client.post("/v1/datasets", files={"name": (None, "n")})
         assert (reply.status_code, reply.json()["error"]["code"]) == (422, "missing_field")
 
+    def test_a_file_without_curls_at_sign_is_refused_with_a_hint(self, house: House) -> None:
+        error = house.client.post("/v1/datasets", files={"file": (None, "data.csv")}).json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_value", "/file")
+        assert "-F file=@NAME" in error["message"]
+
     def test_a_misspelt_form_field_is_refused_with_a_hint(self, house: House) -> None:
         form = {"colums": '{"text": "body"}'}
         error = house.client.post("/v1/datasets", data=form, files={"file": b"text,label\na,b\n"}).json()["error"]

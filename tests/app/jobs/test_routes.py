@@ -220,7 +220,7 @@ def test_another_projects_dataset_is_as_good_as_none(house: House) -> None:
     theirs = upload(house.client_of_another_project(), tickets(10))
     assert house.refuse(422, dataset=theirs) == {
         **house.refuse(422, dataset="ds_nowhere"),
-        "message": f"there is no dataset '{theirs}'.",
+        "message": f"there is no dataset '{theirs}'. GET /v1/datasets lists yours.",
     }
 
 

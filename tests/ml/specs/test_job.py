@@ -191,6 +191,21 @@ def test_an_unknown_key_is_pointed_at_on_every_level(body: dict[str, Any], point
     assert (problem.pointer, problem.code) == (pointer, "unknown_field")
 
 
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        ({"learning_rte": 1e-4}, "'learning_rte'. Fields: name, "),
+        ({"epochs": 3}, "It is a field of training. Fields: name, "),
+        ({"training": {"learning_rate": 1e-4}}, "It is a field of optimizer. Fields: epochs, "),
+        ({"patience": 3}, "It is a field of training.early_stopping."),
+        ({"dropout": 0.1}, "It is a field of tuning and of training."),
+        ({"training": {"epoch": 3}}, "Did you mean 'epochs'?"),
+    ],
+)
+def test_a_key_on_the_wrong_level_is_told_its_place(body: dict[str, Any], hint: str) -> None:
+    assert hint in refuse(**body).message
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(
     ("pointer", "wrap"),
