@@ -36,13 +36,16 @@ def _places_below(cls: type[BaseModel]) -> dict[str, list[str]]:
     """Where below a class its objects have a field, as high as there is one: learning_rate in training.optimizer."""
     places: dict[str, list[str]] = {}
     level: list[tuple[str, type[BaseModel]]] = [("", cls)]
+    seen = {cls}  # a class may hold others of its own kind
     while level:
         level = [
             (f"{path}.{name}".strip("."), member)
             for path, one in level
             for name, info in one.model_fields.items()
             for member in _classes_in(info.annotation)
+            if member not in seen
         ]
+        seen |= {member for _, member in level}
         found: dict[str, list[str]] = {}
         for path, one in level:
             for name in one.model_fields:
