@@ -55,7 +55,7 @@ FIELDS = ("file", "name", "columns", "encoding", "delimiter", "metadata")
 
 
 async def _known_fields(request: Request) -> None:
-    """Refuse a form field that nothing reads: a misspelt `columns` would be lost in silence. And a file sent as text."""
+    """Refuse a field that nothing reads: a misspelt `columns` would be lost in silence. And a file sent as text."""
     form = await request.form()
     for field in form:
         if field not in FIELDS:
