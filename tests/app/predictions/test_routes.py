@@ -86,7 +86,7 @@ def test_a_prediction_says_what_it_is_and_how_long_it_took(house: House) -> None
 def test_a_jobs_id_is_no_model_and_the_reply_says_where_to_look(house: House) -> None:
     error = house.refuse(404, model=house.job, input=TEXT)
     assert (error["param"], error["code"]) == ("/model", "model_not_found")
-    assert "That is a job's id: its model_id names the model." in error["message"]
+    assert "That is a job's id: its model_id names the model, once it has succeeded." in error["message"]
 
 
 @pytest.mark.parametrize("model", ["mdl_nowhere", "minilm", "../../etc/passwd", "https://x.example", "\x00"])
