@@ -27,8 +27,11 @@ Outputs = NDArray[np.float32]
 BUDGET_SECONDS = 0.025
 # Nor is it cut shorter than this many times its fixed cost: then a twentieth at most goes to what no row needs.
 BUDGET_OVER_FIXED = 20
-# A row that has waited longer goes before rows that are merely of a fitting length: ten full passes.
+# A row that has waited longer than both goes before rows that are merely of a fitting length: ten full passes, and
+# twice what it would have waited had all gone in their turn, where waits spread evenly up to twice their median. A line
+# that is long itself makes nobody late: in their turn rows of any length meet, and 14% of the work went to padding.
 LATE_SECONDS = 0.25
+LATE_OVER_MEDIAN = 4
 
 
 class Network(Protocol):
@@ -132,15 +135,16 @@ def next_batch(waiting: Sequence[Row], now: float, free: int = 1) -> list[Row]:
     """
     first = min(waiting, key=_turn)
     cost = first.network.cost
-    mates = [row for row in waiting if row.network.session is first.network.session]
+    mates = sorted((row for row in waiting if row.network.session is first.network.session), key=_turn)
     budget = max(BUDGET_SECONDS, BUDGET_OVER_FIXED * cost.fixed)
     if free > 1:
         budget = min(budget, cost.share((row.length for row in mates), free) * (1 + 1e-9))
-    late = sorted((row for row in mates if row.turn < now - LATE_SECONDS), key=_turn)
+    patience = max(LATE_SECONDS, LATE_OVER_MEDIAN * (now - mates[len(mates) // 2].turn))
+    late = [row for row in mates if row.turn < now - patience]
     batch = _fill([first], late, budget)
     if len(batch) >= len(late):
         length = first.length
-        batch = _fill(batch, sorted(mates, key=lambda row: (abs(row.length - length), row.turn)), budget)
+        batch = _fill(batch, sorted(mates, key=lambda row: abs(row.length - length)), budget)
     return batch
 
 
