@@ -4,6 +4,7 @@ It holds no rule of the service. Heavy imports wait inside the commands, so that
 """
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,8 @@ _GRACEFUL_SECONDS = 5
 _START_PATIENCE_SECONDS = 60
 # Connections are open files: more than one event loop serves.
 _OPEN_FILES = 65_536
+# Made and not yet let go of, when the garbage collector looks among them: those of some 300 callers.
+_COLLECT_AT_OBJECTS = 50_000
 
 
 def _port_option(command: Command) -> Command:
@@ -290,6 +293,7 @@ def _migrate(settings: "Settings") -> None:
 
 
 def _serve(role: str, home: Path | None, port: int | None) -> None:
+    gc.disable()  # what is imported stays: looking through it, again and again, took 0.3 of 2.1 s
     from app.logs import configure_logging
     from app.supervisor import tie_to_supervisor
     from app.tracing import TracingUnavailableError, configure_tracing
@@ -337,9 +341,22 @@ def _serve(role: str, home: Path | None, port: int | None) -> None:
     server = uvicorn.Server(config)
     app.state.connections = server.server_state.connections
     app.state.max_connections = most_connections(_allow_open_files())
+    _spare_the_collector()
     with _listen(settings) as listener:
         click.echo(f"Listening on {_url(settings.host, listener.getsockname()[1])}")
         server.run(sockets=[listener])
+
+
+def _spare_the_collector() -> None:
+    """Let the garbage collector look through little, and seldom.
+
+    It stopped every call for 120 to 220 ms every three seconds to look through what was imported, and took 17% of the
+    event loop's time at 512 callers: each has some 150 objects, and their coming and going was taken for garbage. Calls
+    leave next to no cycles behind.
+    """
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AT_OBJECTS)
+    gc.enable()
 
 
 def _allow_open_files() -> int:

@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
@@ -31,6 +32,8 @@ from app.periodic import Periodic
 
 # A revoked key stops working everywhere within this time; until then a hot path need not ask the database.
 MEMORY_SECONDS = 2.0
+# From then on one call asks for all that have the key, while the others go on as before: else all would ask at once.
+_ASK_AGAIN_SECONDS = 1.0
 _REMEMBERED_KEYS = 10_000
 _NOTE_USES_SECONDS = 60.0
 
@@ -38,13 +41,24 @@ _SECRET = re.compile(r"mk_([0-9a-f]{40})([0-9a-f]{6})")
 _HINT_LENGTH = 9
 
 
+@dataclass
+class _Remembered:
+    """Whose a secret is; None of a word that is no key, so that one who repeats it costs no query either.
+
+    Times are of the monotonic clock.
+    """
+
+    caller: Caller | None
+    until: float
+    ask_again_at: float
+
+
 class KeyService:
     """Opens the door, or not."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # By digest; None is a word that was found to be no key, so that one who repeats it costs no query either.
-        self._remembered: dict[str, tuple[float, Caller | None]] = {}
+        self._remembered: dict[str, _Remembered] = {}  # by digest
         self._uses: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -60,25 +74,32 @@ class KeyService:
             )
         digest = _digest(secret)
         asked = time.monotonic()
-        until, caller = self._remembered.get(digest, (0.0, None))
-        if asked >= until:
-            caller = self._look_up(digest)
+        known = self._remembered.get(digest)
+        if known is None or known.caller or asked >= known.until:
+            known = _Remembered(self._look_up(digest), asked + MEMORY_SECONDS, asked + _ASK_AGAIN_SECONDS)
             with self._lock:
                 if len(self._remembered) >= _REMEMBERED_KEYS:
                     self._remembered.clear()
-                self._remembered[digest] = (asked + MEMORY_SECONDS, caller)
-        if caller is None:
+                self._remembered[digest] = known
+        if known.caller is None:
             raise AuthenticationError(
                 "This API key is not known here, has expired, or was revoked. The first key is in the file admin.key "
                 "of the home.",
                 code="invalid_api_key",
             )
-        return caller
+        return known.caller
 
     def recall(self, secret: str) -> Caller | None:
-        """The caller behind a secret that was checked a moment ago, without asking the database."""
-        until, caller = self._remembered.get(_digest(secret), (0.0, None))
-        return caller if time.monotonic() < until else None
+        """The caller behind a secret that was checked a moment ago, without asking the database; None where that must
+        be asked, by `authenticate`.
+        """
+        known, now = self._remembered.get(_digest(secret)), time.monotonic()
+        if known is None or now >= known.until:
+            return None
+        if now >= known.ask_again_at:
+            known.ask_again_at = known.until
+            return None
+        return known.caller
 
     def _look_up(self, digest: str) -> Caller | None:
         now = time.time()
@@ -182,9 +203,9 @@ class KeyService:
         """Here a change counts at once; other processes hear of it as their memory ends."""
         with self._lock:
             self._remembered = {
-                digest: (until, caller)
-                for digest, (until, caller) in self._remembered.items()
-                if caller is None or caller.key_id != key_id
+                digest: known
+                for digest, known in self._remembered.items()
+                if known.caller is None or known.caller.key_id != key_id
             }
 
     # ------------------------------------------------------------------------------------------------------- first key

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.db.tables import KeyRow
+from app.keys import service
 from tests.service import AppHouse, error_of
 
 
@@ -66,6 +67,22 @@ def test_an_expired_key_opens_nothing(house: AppHouse) -> None:
     time.sleep(1)
     house.services.keys._remembered.clear()  # within two seconds by itself
     assert status_with(house, key["secret"]) == 401
+
+
+def test_of_all_calls_with_a_key_one_asks_again_before_none_may_go_without(
+    house: AppHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, secret, ahead = house.services.keys, make(house)["secret"], 0.0
+    monkeypatch.setattr(service.time, "monotonic", lambda now=time.monotonic: now() + ahead)
+    caller = keys.authenticate(secret)
+    assert keys.recall(secret) == caller
+    ahead = service.MEMORY_SECONDS * 0.75
+    assert [keys.recall(secret) for _ in range(3)] == [None, caller, caller]
+    keys.authenticate(secret)
+    ahead = service.MEMORY_SECONDS * 1.2  # beyond the first memory, within the second
+    assert keys.recall(secret) == caller
+    ahead = service.MEMORY_SECONDS * 2
+    assert [keys.recall(secret) for _ in range(3)] == [None] * 3
 
 
 def test_two_keys_live_while_one_takes_the_others_place(house: AppHouse) -> None:
