@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from app.console import Command, fail, home_option, load_settings, opened
+from app.keys.caller import FIRST_PROJECT, operator_of
 
 if TYPE_CHECKING:
     from app.keys.caller import Caller
@@ -22,7 +23,7 @@ def keys() -> None:
 
 def _project_option(command: Command) -> Command:
     return click.option(
-        "--project", default="default", show_default=True, metavar="NAME", help="A project's name or id."
+        "--project", default=FIRST_PROJECT, show_default=True, metavar="NAME", help="A project's id or name."
     )(command)
 
 
@@ -95,7 +96,6 @@ def projects() -> None:
 @home_option
 def create_project(name: str, home: Path | None) -> None:
     """Make a project called NAME with an admin key, and print that key's secret."""
-    from app.keys.caller import FIRST_PROJECT, operator_of
     from app.projects.schemas import ProjectRequest
     from app.projects.service import ProjectService
 
@@ -110,7 +110,6 @@ def create_project(name: str, home: Path | None) -> None:
 def list_projects(home: Path | None) -> None:
     """Print all projects."""
     from app.http.pagination import PageRequest
-    from app.keys.caller import FIRST_PROJECT, operator_of
     from app.projects.service import ProjectService
 
     with opened(load_settings(home)) as (database, _):
@@ -125,17 +124,20 @@ def list_projects(home: Path | None) -> None:
 
 @contextlib.contextmanager
 def _keys_of(project: str, home: Path | None) -> "Iterator[tuple[KeyService, Caller]]":
-    """The keys, and the operator's hand on the project of this name or id."""
+    """The keys, and the operator's hand on the project of this id or name."""
     from app.keys import repository
-    from app.keys.caller import operator_of
     from app.keys.service import KeyService
 
     with _refused(), opened(load_settings(home)) as (database, _):
         with database.read() as session:
-            row = repository.find_project(session, project) or repository.find_project_named(session, project)
-        if row is None:
+            row = repository.find_project(session, project)
+            found = [row] if row else repository.find_projects_named(session, project)
+        if not found:
             fail(f"There is no project '{project}'. `minimand projects list` prints them.")
-        yield KeyService(database), operator_of(row.id)
+        if len(found) > 1:
+            ids = ", ".join(row.id for row in found)
+            fail(f"{len(found)} projects are called '{project}': say which by its id, of {ids}.")
+        yield KeyService(database), operator_of(found[0].id)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """All SQL on keys and projects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
@@ -58,9 +58,9 @@ def lock_project(session: Session, project_id: str) -> ProjectRow | None:
     return session.scalar(select(ProjectRow).where(ProjectRow.id == project_id).with_for_update())
 
 
-def find_project_named(session: Session, name: str) -> ProjectRow | None:
-    """The first project of this name."""
-    return session.scalar(select(ProjectRow).where(ProjectRow.name == name).order_by(ProjectRow.id).limit(1))
+def find_projects_named(session: Session, name: str) -> Sequence[ProjectRow]:
+    """All projects of this name: nothing keeps two from having the same."""
+    return session.scalars(select(ProjectRow).where(ProjectRow.name == name).order_by(ProjectRow.created_at)).all()
 
 
 def list_projects(session: Session, page: PageRequest) -> tuple[list[ProjectRow], bool]:

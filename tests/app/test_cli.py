@@ -55,6 +55,17 @@ def test_an_operator_without_a_key_makes_lists_replaces_and_revokes_them(run: Ru
     assert secret not in listed
 
 
+def test_a_name_that_two_projects_have_is_no_answer_to_which(run: Run, tmp_path: Path) -> None:
+    home = ("--home", str(tmp_path / "home"))
+    run("migrate", *home)
+    one, other = (run("projects", "create", "default", *home).output.split()[0] for _ in range(2))
+    run("keys", "create", "ours", "--scope", "jobs", *home)
+    assert "ours" in run("keys", "list", "--project", "proj_default", *home).output
+    result = run("keys", "list", "--project", "default", *home)
+    assert result.exit_code == 1
+    assert result.output == f"3 projects are called 'default': say which by its id, of proj_default, {one}, {other}.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
