@@ -38,21 +38,24 @@ class TorchEngine:
         self.device = torch.device(device)
         self.dtype = torch.float32
         if self.device.type == "cuda":
-            count = torch.cuda.device_count()
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0  # a driver may be too old for any
             if (self.device.index or 0) >= count:
                 raise EngineError(f"torch {torch.__version__} sees {count} GPUs")
-            self.dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+            with torch.cuda.device(self.device):
+                has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            self.dtype = torch.bfloat16 if has_bf16 else torch.float16
         self._lock = threading.Lock()
 
     def open(self, file: Path) -> Backend:
         """See `Engine`."""
         try:
-            with self._lock:
-                network = Network(file, self.device, self.dtype)
-            return TorchBackend(network, self._lock)
+            network = Network(file)
         except UnknownOperatorError as error:
             log.warning("%s is run by onnxruntime, on the CPU: %s", file, error)
             return OnnxBackend(file, self._threads)
+        with self._lock:
+            network.move(self.device, self.dtype)
+        return TorchBackend(network, self._lock)
 
 
 class TorchBackend:
@@ -66,8 +69,10 @@ class TorchBackend:
         self.inputs, self.bytes = network.inputs, network.bytes
         self.is_exact = network.dtype == torch.float32
         self._programs: OrderedDict[Shapes, Program] = OrderedDict()
-        # Of all its CUDA graphs: an output is read before the next of them runs, so they may work in the same memory.
+        # Of all its CUDA graphs: an output is read before the next of them runs, so they may work in the same memory,
+        # and take their inputs from the same.
         self._pool = torch.cuda.graph_pool_handle() if network.device.type == "cuda" else None
+        self._held: dict[str, Tensor] = {}
 
     def run(self, feeds: Feeds, *, alone: bool) -> Outputs:
         """See `Backend`."""
@@ -89,28 +94,43 @@ class TorchBackend:
         if program is None:
             program = self._network.program(inputs)
             if self._pool is not None:
-                program = _Captured(program, inputs, self._network.device, self._pool)
+                held = {name: self._hold(name, tensor) for name, tensor in inputs.items()}
+                program = _Captured(program, held, self._network.device, self._pool)
         self._programs[shapes] = program
         if len(self._programs) > PROGRAMS:
             self._programs.popitem(last=False)
         return program
+
+    def _hold(self, name: str, tensor: Tensor) -> Tensor:
+        """A copy, in memory that programs of all shapes share; the largest so far says how much that is."""
+        buffer = self._held.get(name)
+        if buffer is None or buffer.numel() < tensor.numel():
+            buffer = self._held[name] = torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+        return buffer[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
 
 class _Captured:
     """A program as a CUDA graph: the CPU starts it once instead of each of its kernels."""
 
     def __init__(self, program: Program, inputs: Mapping[str, Tensor], device: torch.device, pool: Any) -> None:
-        """pool: of memory, which graphs of one network share."""
-        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        """inputs: where those of each call will lie. pool: of memory, which graphs of one network share."""
+        self._program = program  # the graph reads the program's tensors where they lie, and keeps none of them
+        self._inputs = inputs
         self._graph = torch.cuda.CUDAGraph()
+        clear_workspaces: Any = torch._C._cuda_clearCublasWorkspaces
         with torch.cuda.device(device):
             others: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             others.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(others):  # what a first run sets up must not be captured
                 program(**self._inputs)
             torch.cuda.current_stream().wait_stream(others)
-            with torch.cuda.graph(self._graph, pool=pool):
+            # cuBLAS keeps a workspace for each stream, and all captures use one: it would be taken from the pool of the
+            # first network, and go with it while graphs of others still write there (pytorch issue 193402).
+            clear_workspaces()
+            # Relaxed: another thread may free a graph meanwhile, as of a model that was dropped.
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="relaxed"):
                 self._output = program(**self._inputs)
+            clear_workspaces()
 
     def __call__(self, **inputs: Tensor) -> Tensor:
         """The output is overwritten by the next call."""

@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ def fuse(graph: fx.Graph) -> None:
             _fuse_linear(graph, node)
 
 
-def attend(query: Any, key: Any, value: Any, mask: Any = None) -> Any:
-    """softmax(query·key + mask)·value; key (…, d, L)."""
+def attend(query: Any, key: Any, value: Any, mask: Any = None, *, is_guarded: bool = False) -> Any:
+    """softmax(query·key + mask)·value; key (…, d, L). is_guarded: what a row of -inf gives is finite."""
+    if is_guarded:
+        mask = mask.clamp(min=torch.finfo(mask.dtype).min)
     return functional.scaled_dot_product_attention(query, key.transpose(-1, -2), value, attn_mask=mask, scale=1.0)
 
 
@@ -33,8 +36,8 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def _fuse_attention(graph: fx.Graph, weights: fx.Node) -> None:
-    """MatMul, Add of a mask, Softmax, MatMul; and what guards the softmax of a row that may see nothing, which no
-    row of a text is.
+    """MatMul, Add of a mask, Softmax, MatMul; and what guards the softmax of a row that sees nothing. Such a row is
+    padding, far from the text where attention has a window: no other row sees it, so anything finite will do.
     """
     scores, mask = weights.args[0], None
     assert isinstance(scores, fx.Node)
@@ -49,8 +52,9 @@ def _fuse_attention(graph: fx.Graph, weights: fx.Node) -> None:
     for guard in [user for user in weights.users if user.target is torch.where]:
         if _is_guard(guard, weights):
             last = guard
-    while len(last.users) == 1 and next(iter(last.users)).target is cast:
-        last = next(iter(last.users))
+    is_guarded = last is not weights and mask is not None
+    while len(last.users) == 1 and _is_cast(user := next(iter(last.users))):
+        last = user
     if scores.target is not torch.matmul or len(last.users) != 1:
         return
     (product,) = last.users
@@ -58,9 +62,23 @@ def _fuse_attention(graph: fx.Graph, weights: fx.Node) -> None:
     if product.target is not torch.matmul or product.args[0] is not last or not is_4d:
         return
     query, key = scores.args
+    if mask is not None and not _broadens(mask.meta["value"].shape, scores.meta["value"].shape):
+        return
     with graph.inserting_before(product):
-        fused = graph.call_function(attend, (query, key, product.args[1], mask))
+        fused = graph.call_function(attend, (query, key, product.args[1], mask), {"is_guarded": is_guarded})
     _replace(graph, product, fused)
+
+
+def _is_cast(node: fx.Node) -> bool:
+    """Whether it changes nothing but the precision."""
+    to = node.kwargs.get("to")
+    return node.target is cast and isinstance(to, torch.dtype) and to.is_floating_point
+
+
+def _broadens(mask: Sequence[int], scores: Sequence[int]) -> bool:
+    """Whether attention takes a mask of this shape."""
+    ends = zip(reversed(mask), reversed(scores), strict=False)
+    return 2 <= len(mask) <= len(scores) and all(extent in (1, own) for extent, own in ends)
 
 
 def _is_guard(node: fx.Node, weights: fx.Node) -> bool:
@@ -98,16 +116,17 @@ def _fuse_linear(graph: fx.Graph, add: fx.Node) -> None:
     for product, bias in (add.args, add.args[::-1]):
         if isinstance(product, fx.Node) and product.target is torch.matmul and len(product.users) == 1:
             x, weight = product.args
-            if _known_rank(weight) == 2 and _known_rank(bias) == 1:
+            weighs, adds = _known_shape(weight), _known_shape(bias)
+            if len(weighs) == 2 and tuple(adds) == tuple(weighs[1:]):
                 with graph.inserting_before(add):
                     fused = graph.call_function(linear, (x, weight, bias))
                 _replace(graph, add, fused)
                 return
 
 
-def _known_rank(side: object) -> int | None:
-    """Of a weight: how many dimensions it has."""
-    return side.meta["value"].ndim if isinstance(side, fx.Node) and side.op == "get_attr" else None
+def _known_shape(side: object) -> Sequence[int]:
+    """Of a weight; of what is none, no dimensions."""
+    return side.meta["value"].shape if isinstance(side, fx.Node) and side.op == "get_attr" else ()
 
 
 def _only_user(node: fx.Node | None, target: object) -> fx.Node | None:

@@ -28,9 +28,20 @@ class Operator:
 
 def div(x: Tensor | Number, y: Tensor | Number) -> Any:
     """Whole numbers are cut towards zero."""
-    if isinstance(x, Tensor) and not x.is_floating_point() and not isinstance(y, float):
-        return torch.div(x, y, rounding_mode="trunc")
+    if _is_whole(x) and _is_whole(y):
+        whole: Any = torch.full_like(y, x) if isinstance(y, Tensor) and not isinstance(x, Tensor) else x
+        return torch.div(whole, y, rounding_mode="trunc")
     return x / y
+
+
+def _is_whole(side: Tensor | Number) -> bool:
+    return not side.is_floating_point() if isinstance(side, Tensor) else isinstance(side, int)
+
+
+def power(x: Tensor | Number, y: Tensor | Number) -> Any:
+    """In the base's type."""
+    result: Any = x**y
+    return result.to(x.dtype) if isinstance(x, Tensor) else result
 
 
 def reshape(x: Tensor, shape: Sequence[int], allowzero: int = 0) -> Tensor:
@@ -47,7 +58,7 @@ def expand(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Either side may be the broader."""
     broad = [1] * (x.ndim - len(shape)) + list(shape)
     own = [1] * (len(broad) - x.ndim) + list(x.shape)
-    return x.broadcast_to([max(pair) for pair in zip(own, broad, strict=True)])
+    return x.broadcast_to([wide if extent == 1 else extent for extent, wide in zip(own, broad, strict=True)])
 
 
 def unsqueeze(x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -81,10 +92,10 @@ def gather(x: Tensor, index: Tensor | int, axis: int = 0) -> Tensor:
     """What stands at each index of an axis."""
     if isinstance(index, int):
         return x.select(axis, index)
-    if x.ndim == 2 and axis == 0:
-        return functional.embedding(index, x)
     axis %= x.ndim
     index = torch.where(index < 0, index + x.shape[axis], index)
+    if x.ndim == 2 and axis == 0:
+        return functional.embedding(index, x)
     found = x.index_select(axis, index.reshape(-1))
     return found.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
 
@@ -103,9 +114,9 @@ def reduce_sum(
     x: Tensor, axes: Sequence[int] | None = None, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Tensor:
     """Over all axes, unless some are named."""
-    if axes is None and noop_with_empty_axes:
+    if not axes and noop_with_empty_axes:
         return x
-    return x.sum(tuple(range(x.ndim)) if axes is None else tuple(axes), keepdim=bool(keepdims))
+    return x.sum(tuple(axes or range(x.ndim)), keepdim=bool(keepdims))
 
 
 def reduce_mean(x: Tensor, axes: Sequence[int], keepdims: int = 1) -> Tensor:
@@ -132,7 +143,7 @@ def cumulative_sum(x: Tensor, axis: int) -> Tensor:
 def fill(shape: Sequence[int], value: Tensor | None = None) -> Tensor:
     """The same number everywhere."""
     value = torch.zeros(1) if value is None else value
-    return value.reshape(()).expand(list(shape)).clone()
+    return value.reshape(()).expand(list(shape))
 
 
 def count(start: Number, limit: Number, delta: Number) -> Tensor:
@@ -203,7 +214,7 @@ _BINARY: Mapping[str, Callable[..., Any]] = {
     "Sub": operator.sub,
     "Mul": operator.mul,
     "Div": div,
-    "Pow": operator.pow,
+    "Pow": power,
     "Equal": operator.eq,
     "Greater": operator.gt,
     "GreaterOrEqual": operator.ge,

@@ -6,7 +6,7 @@ it may be captured as a CUDA graph.
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ _TYPES = {
     TensorProto.INT64: torch.int64,
     TensorProto.BOOL: torch.bool,
 }
-_CPU = torch.device("cpu")
+_CPU, _META = torch.device("cpu"), torch.device("meta")
+OPSET = 17  # what is meant by an operator's name changes with it
+_TRIAL_EXTENT = 2  # of whatever the shapes of a file's inputs leave open
 
 
 class UnknownOperatorError(Exception):
@@ -35,19 +37,35 @@ class UnknownOperatorError(Exception):
 
 
 class Network:
-    """A file's operators, and its weights on a device."""
+    """A file's operators, and its weights: on the CPU in float32, until they are moved."""
 
-    def __init__(self, file: Path, device: torch.device, dtype: torch.dtype) -> None:
-        """dtype: of weights and of what is computed of the inputs. Raises UnknownOperatorError."""
-        graph = onnx.load(str(file)).graph
-        self.device, self.dtype = device, dtype
+    def __init__(self, file: Path) -> None:
+        """Read and try a file. Raises UnknownOperatorError."""
+        model = onnx.load(str(file))
+        version, graph = next(one.version for one in model.opset_import if one.domain == ""), model.graph
+        if version != OPSET:
+            raise UnknownOperatorError(f"{file.name} has operators of opset {version}, and those of {OPSET} are known")
+        self.device, self.dtype = _CPU, torch.float32
         self.inputs = [given.name for given in graph.input]
         self._output = graph.output[0].name
         self._steps = [_Step(node) for node in graph.node]
         if unknown := sorted({step.kind for step in self._steps} - OPERATORS.keys() - _OWN):
             raise UnknownOperatorError(f"{file.name} has operators that are not known: {', '.join(unknown)}")
-        self._weights = {one.name: self._place(numpy_helper.to_array(one)) for one in graph.initializer}
-        self.program({given.name: _ones(given, device, dtype) for given in graph.input})  # or it is not known
+        self._weights = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
+        ones = {given.name: _ones(given) for given in graph.input}
+        try:
+            with torch.inference_mode():
+                self.program(ones)(**ones)
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UnknownOperatorError(f"{file.name} cannot be tried: {type(error).__name__}: {error}") from error
+
+    def move(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Put the weights on a device. dtype: theirs from now on, and of what is computed of the inputs."""
+        self.device, self.dtype = device, dtype
+        for name, tensor in self._weights.items():
+            # Single numbers, and integers, which are mostly shapes, stay where they are.
+            if tensor.is_floating_point() and tensor.numel() > 1:
+                self._weights[name] = _in_precision(tensor, dtype).to(device)
 
     @property
     def bytes(self) -> int:
@@ -59,18 +77,23 @@ class Network:
         with torch.inference_mode():
             return _Tracer(self.device, self.dtype).trace(self._steps, self._weights, inputs, self._output)
 
-    def _place(self, array: Any) -> Tensor:
-        """Weights are put on the device; single numbers, and integers, which are mostly shapes, stay where they are."""
-        tensor = torch.from_numpy(array.copy())
-        is_weight = tensor.is_floating_point() and tensor.numel() > 1
-        return tensor.to(self.device, self.dtype) if is_weight else tensor
 
-
-def _ones(given: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _ones(given: Any) -> Tensor:
     """A small input of its kind."""
     kind = given.type.tensor_type
-    shape = [extent.dim_value or 1 for extent in kind.shape.dim]
-    return torch.ones(shape, device=device, dtype=dtype if kind.elem_type == TensorProto.FLOAT else torch.int64)
+    return torch.ones([extent.dim_value or _TRIAL_EXTENT for extent in kind.shape.dim], dtype=_TYPES[kind.elem_type])
+
+
+def _in_precision(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of numbers with a fraction: what is finite stays so, as float32's lowest number, with which some hide padding:
+    infinity would make NaN of a row that hides everything.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    if dtype.itemsize < tensor.dtype.itemsize:
+        limits = torch.finfo(dtype)
+        tensor = torch.where(tensor.isinf(), tensor, tensor.clamp(limits.min, limits.max))
+    return tensor.to(dtype)
 
 
 class _Step:
@@ -92,13 +115,16 @@ _OWN = {"Constant", "Identity", "Shape"}
 
 
 class _Tracer:
-    """Runs a file's operators once, and writes down those whose results depend on what the inputs hold."""
+    """Goes through a file's operators once: those that follow from shapes and weights are computed, and those whose
+    results depend on what the inputs hold are written down. Of the latter's results only shapes and types are made.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device, self._dtype = device, dtype
         self._graph = fx.Graph()
         self._kept = torch.nn.Module()  # the tensors that the program refers to
         self._names: dict[int, fx.Node] = {}  # of the kept tensors
+        self._placed: dict[int, Tensor] = {}  # what is on the device, by the tensor it was made of
         self._values: dict[str, Tensor] = {}
         self._live: dict[str, fx.Node] = {}
 
@@ -108,15 +134,14 @@ class _Tracer:
         self._values |= weights
         for name, tensor in inputs.items():
             self._live[name] = self._graph.placeholder(name.replace(".", "_"))
-            self._live[name].meta["value"] = tensor
-            self._values[name] = tensor
+            self._values[name] = self._live[name].meta["value"] = tensor.to(_META)
         for step in steps:
             self._do(step)
         self._graph.output(self._graph.call_method("float", (self._live[output],)))
         fuse(self._graph)
         self._graph.eliminate_dead_code()
         for node in self._graph.nodes:
-            node.meta.clear()  # what the traced pass made
+            node.meta.clear()
         module, names = fx.GraphModule(self._kept, self._graph), list(inputs)
         return lambda **given: module(*(given[name] for name in names))
 
@@ -129,7 +154,8 @@ class _Tracer:
             if step.inputs[0] in self._live:
                 self._live[step.outputs[0]] = self._live[step.inputs[0]]
         elif step.kind == "Shape":
-            self._values[step.outputs[0]] = torch.tensor(self._values[step.inputs[0]].shape)
+            shape = self._values[step.inputs[0]].shape[step.attributes.get("start", 0) : step.attributes.get("end")]
+            self._values[step.outputs[0]] = torch.tensor(shape, dtype=torch.int64)
         else:
             self._compute(step)
 
@@ -149,9 +175,9 @@ class _Tracer:
                     raise UnknownOperatorError(f"{step.kind} makes a shape of what the texts hold")
                 arg = tensor.tolist()
             elif on_device and name not in self._live:
-                is_number = place in known.numbers and _is_number(step, tensor)
+                is_number = place in known.numbers and _is_number(step, tensor, given)
                 arg = self._number(tensor) if is_number else self._on_device(tensor)
-            args.append(arg)
+            args.append(arg.to(_META) if is_live and isinstance(arg, Tensor) else arg)
             nodes.append(self._live.get(name) or self._keep(arg) if is_live else None)
         attributes = {name: self._attribute(name, value, on_device) for name, value in step.attributes.items()}
         try:
@@ -185,7 +211,7 @@ class _Tracer:
         return node
 
     def _number(self, tensor: Tensor) -> int | float | bool:
-        """float32's lowest number, with which some hide padding, must not become infinite: rows would be NaN."""
+        """With all its digits, but in the precision's range: see `_in_precision`."""
         number: int | float | bool = tensor.item()
         if not isinstance(number, float) or math.isinf(number):
             return number
@@ -193,7 +219,12 @@ class _Tracer:
         return min(max(number, limits.min), limits.max)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._device, self._dtype if tensor.is_floating_point() else tensor.dtype)
+        """What was broadcast is copied once and broadcast there: indices of every head are the same."""
+        if (placed := self._placed.get(id(tensor))) is None:
+            core = tensor[tuple(slice(None) if step else slice(1) for step in tensor.stride())]
+            placed = _in_precision(core, self._dtype).to(self._device).expand(tensor.shape)
+            self._placed[id(tensor)] = placed
+        return placed
 
     def _attribute(self, name: str, value: Any, on_device: bool) -> Any:
         if name != "to":
@@ -213,6 +244,9 @@ class _Tracer:
         return node
 
 
-def _is_number(step: _Step, tensor: Tensor) -> bool:
-    """Whether one element may stand for the tensor: an index of one axis takes that axis away."""
-    return tensor.numel() == 1 and (step.kind != "Gather" or tensor.ndim == 0)
+def _is_number(step: _Step, tensor: Tensor, given: Sequence[Tensor | None]) -> bool:
+    """Whether one element may stand for the tensor: an index of one axis takes that axis away, and axes that no other
+    input has would be missing in the result.
+    """
+    rank = 0 if step.kind == "Gather" else max(one.ndim for one in given if one is not None and one is not tensor)
+    return tensor.numel() == 1 and tensor.ndim <= rank
