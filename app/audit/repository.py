@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.tables import AuditRow
-from app.http.pagination import PageRequest, fetch_page
+from app.http.pagination import PageRequest, fetch_page, id_after
 from app.ids import new_id
 from app.keys.caller import Caller
 
@@ -35,4 +35,4 @@ def list_page(
     query = select(AuditRow).where(AuditRow.project_id == project_id)
     for column, value in filters.items():
         query = query.where(getattr(AuditRow, column) == value)
-    return fetch_page(session, query, AuditRow.id, page)
+    return fetch_page(session, query, AuditRow.id, page, id_after(page, "aud"))

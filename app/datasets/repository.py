@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import DatasetMetadataRow, DatasetRow
 from app.http.metadata import join_metadata
-from app.http.pagination import PageRequest, fetch_page_of
+from app.http.pagination import PageRequest, fetch_page_of, id_after
 
 
 def find(session: Session, project_id: str, dataset_id: str) -> DatasetRow | None:
@@ -34,4 +34,4 @@ def list_page(
     """One page of the project's datasets that have these pairs of metadata, and whether more follow."""
     query: Select[Any] = select(DatasetRow).where(DatasetRow.project_id == project_id)
     query, key = join_metadata(query, DatasetRow, DatasetMetadataRow, metadata, project_id=project_id)
-    return fetch_page_of(session, query, DatasetRow, key, request)
+    return fetch_page_of(session, query, DatasetRow, key, request, id_after(request, "ds"))

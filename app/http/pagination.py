@@ -1,5 +1,6 @@
 """Lists: a cursor is the id of the last item seen, so rows that come and go neither repeat nor hide others."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -10,6 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db.tables import DatasetRow, JobRow, ModelRow
 from app.errors import InvalidInputError
+from app.http.path_ids import id_pattern
 
 Item = TypeVar("Item", bound=BaseModel)
 Row = TypeVar("Row", DatasetRow, JobRow, ModelRow)
@@ -79,30 +81,45 @@ def page_of(items: Sequence[Any], request: PageRequest) -> dict[str, Any]:
     return request.page(ordered[start:end], has_more=end < len(ordered))
 
 
+def id_after(request: PageRequest, prefix: str) -> str | None:
+    """The cursor of a list of ids with this prefix; its item may be gone. Raises InvalidInputError."""
+    if request.after is not None and not re.fullmatch(id_pattern(prefix), request.after):
+        raise InvalidInputError(
+            f"'after' is '{request.after}', and must be the id of an item of this list, as is 'last_id' of a page: "
+            f"{prefix}_…",
+            code="invalid_cursor",
+            param="after",
+        )
+    return request.after
+
+
 def fetch_page(
-    session: Session, query: Select[Any], key: InstrumentedAttribute[Any], request: PageRequest, after: Any = None
+    session: Session, query: Select[Any], key: InstrumentedAttribute[Any], request: PageRequest, after: Any
 ) -> tuple[list[Any], bool]:
     """Run a query over rows ordered by a time-sortable key.
 
-    `after` is the cursor in the key's own type where that is not the id itself. Returns the rows and whether more
-    follow.
+    after: the cursor, in the key's own type. Returns the rows and whether more follow.
     """
-    cursor = request.after if after is None else after
-    if cursor is not None:
-        query = query.where(key > cursor if request.order == "asc" else key < cursor)
+    if after is not None:
+        query = query.where(key > after if request.order == "asc" else key < after)
     rows = list(session.scalars(query.order_by(_ordered(key, request)).limit(request.limit + 1)))
     return rows[: request.limit], len(rows) > request.limit
 
 
 def fetch_page_of(
-    session: Session, query: Select[Any], row: type[Row], key: InstrumentedAttribute[str], request: PageRequest
+    session: Session,
+    query: Select[Any],
+    row: type[Row],
+    key: InstrumentedAttribute[str],
+    request: PageRequest,
+    after: str | None,
 ) -> tuple[list[Row], bool]:
     """The same of a large table. key: its id, or that of an index table that is joined.
 
     The ids come first, from an index that holds all that the query asks. For whole rows PostgreSQL walks the table in
     the order of its ids where many rows seem to fit, and walks long where the newest ones don't.
     """
-    ids, has_more = fetch_page(session, query.with_only_columns(key), key, request)
+    ids, has_more = fetch_page(session, query.with_only_columns(key), key, request, after)
     rows = session.scalars(select(row).where(row.id.in_(ids)).order_by(_ordered(row.id, request)))
     return list(rows), has_more
 

@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import CheckpointRow, EventRow, JobMetadataRow, JobRow, MetricRow, WorkerRow
 from app.http.metadata import join_metadata
-from app.http.pagination import PageRequest, fetch_page, fetch_page_of
+from app.http.pagination import PageRequest, fetch_page, fetch_page_of, id_after
 from app.jobs.setups import models_of, setup_of
 from app.jobs.states import ENDED, LIVE, Cause, Wish
 
@@ -337,7 +337,7 @@ def list_jobs(
         query = _where_status(query, value) if is_status else query.where(getattr(JobRow, name) == value)
     scope = {"project_id": project_id, "kind": filters["kind"]} if "kind" in filters else {"project_id": project_id}
     query, key = join_metadata(query, JobRow, JobMetadataRow, metadata, **scope)
-    return fetch_page_of(session, query, JobRow, key, page)
+    return fetch_page_of(session, query, JobRow, key, page, id_after(page, "job"))
 
 
 def live_with_dataset(session: Session, project_id: str, dataset_id: str) -> list[str]:
@@ -503,7 +503,13 @@ def forget_output(session: Session, job_id: str) -> None:
 
 def list_checkpoints(session: Session, job_id: str, page: PageRequest) -> tuple[list[CheckpointRow], bool]:
     """One page of a job's checkpoints."""
-    return fetch_page(session, select(CheckpointRow).where(CheckpointRow.job_id == job_id), CheckpointRow.id, page)
+    return fetch_page(
+        session,
+        select(CheckpointRow).where(CheckpointRow.job_id == job_id),
+        CheckpointRow.id,
+        page,
+        id_after(page, "ckpt"),
+    )
 
 
 def get_checkpoint(session: Session, checkpoint_id: str) -> CheckpointRow:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from app.db.tables import KeyRow, ProjectRow
-from app.http.pagination import PageRequest, fetch_page
+from app.http.pagination import PageRequest, fetch_page, id_after
 
 
 def find_by_secret(session: Session, secret_sha256: str, now: float) -> tuple[KeyRow, ProjectRow] | None:
@@ -30,7 +30,9 @@ def find_successor(session: Session, row: KeyRow, now: float) -> KeyRow | None:
 
 def list_keys(session: Session, project_id: str, page: PageRequest) -> tuple[list[KeyRow], bool]:
     """One page of a project's keys, revoked ones too."""
-    return fetch_page(session, select(KeyRow).where(KeyRow.project_id == project_id), KeyRow.id, page)
+    return fetch_page(
+        session, select(KeyRow).where(KeyRow.project_id == project_id), KeyRow.id, page, id_after(page, "key")
+    )
 
 
 def has_other_admin(session: Session, row: KeyRow, now: float) -> bool:
@@ -65,7 +67,7 @@ def find_projects_named(session: Session, name: str) -> Sequence[ProjectRow]:
 
 def list_projects(session: Session, page: PageRequest) -> tuple[list[ProjectRow], bool]:
     """One page of all projects."""
-    return fetch_page(session, select(ProjectRow), ProjectRow.id, page)
+    return fetch_page(session, select(ProjectRow), ProjectRow.id, page, id_after(page, "proj"))
 
 
 def _is_live(now: float) -> tuple[ColumnElement[bool], ...]:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import AliasRow, ModelMetadataRow, ModelRow
 from app.http.metadata import join_metadata
-from app.http.pagination import PageRequest, fetch_page_of
+from app.http.pagination import PageRequest, fetch_page_of, id_after
 
 ID_PREFIX = "mdl_"  # by which an id is told from an alias
 _NAMES_AT_ONCE = 500
@@ -74,4 +74,4 @@ def list_models(
     """One page of a project's models."""
     query: Select[Any] = select(ModelRow).where(ModelRow.project_id == project_id)
     query, key = join_metadata(query, ModelRow, ModelMetadataRow, metadata, project_id=project_id)
-    return fetch_page_of(session, query, ModelRow, key, page)
+    return fetch_page_of(session, query, ModelRow, key, page, id_after(page, "mdl"))

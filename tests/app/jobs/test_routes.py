@@ -595,10 +595,25 @@ def test_a_page_that_cannot_be_is_refused(house: House, path: str, query: str) -
     assert error_of(reply)["param"] == query.partition("=")[0]
 
 
-@pytest.mark.parametrize("after", ["job_zzz", "ß", "%00", "x" * 1000])
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/{job}/checkpoints", "/v1/models"])
-def test_a_strange_cursor_is_no_fault(house: House, path: str, after: str) -> None:
-    assert house.client.get(path.format(job=house.submit()), params={"after": after}).status_code < 500
+@pytest.mark.parametrize("after", ["production", "ß", "%00", "x" * 1000, "pred_01a2063b7b31f7d8fa954c8439f29ead"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/jobs", "/v1/jobs/{job}/checkpoints", "/v1/models", "/v1/datasets"),
+        *("/v1/aliases", "/v1/keys", "/v1/projects", "/v1/audit"),
+    ],
+)
+def test_a_cursor_that_is_no_id_of_the_lists_kind_is_refused(house: House, path: str, after: str) -> None:
+    reply = house.client.get(path.format(job=house.submit()), params={"after": after})
+    error = error_of(reply)
+    assert (reply.status_code, error["param"], error["code"]) == (422, "after", "invalid_cursor")
+
+
+def test_a_cursor_whose_item_is_gone_goes_on_where_it_stood(house: House) -> None:
+    jobs = [house.submit() for _ in range(3)]
+    after = f"{jobs[1]}g"  # just behind the second
+    listed = house.client.get("/v1/jobs", params={"after": after}).json()["data"]
+    assert [job["id"] for job in listed][:2] == [jobs[1], jobs[0]]
 
 
 def test_events_metrics_and_checkpoints_come_in_pages(house: House) -> None:
