@@ -161,6 +161,19 @@ def _methods_of(request: Request) -> list[str]:
     return [*found, *(["HEAD"] if "GET" in found else []), "OPTIONS"]
 
 
+def _too_large(request: Request) -> str:
+    limits = request.app.state.services.settings
+    if request.headers.get("content-type", "").startswith(FORM_TYPE):
+        return (
+            f"The upload is larger than {limits.max_upload_bytes:,} bytes, and none may be "
+            "(MINIMAND_MAX_UPLOAD_BYTES). Upload fewer rows, or leave out columns that are not needed."
+        )
+    return (
+        f"The body is larger than {limits.max_body_bytes:,} bytes, and none of JSON may be (MINIMAND_MAX_BODY_BYTES). "
+        "Send what it holds in several calls; rows are uploaded as a dataset."
+    )
+
+
 def http_error_reply(request: Request, error: HTTPException) -> JSONResponse:
     """The reply for what the framework itself refuses."""
     message, path = str(error.detail), request.scope["path"]
@@ -176,7 +189,7 @@ def http_error_reply(request: Request, error: HTTPException) -> JSONResponse:
     elif error.status_code == 405:
         message = f"{path} does not answer {request.method}."
     elif error.status_code == 413:
-        message = "The body is larger than this route accepts."
+        message = _too_large(request)
     body = {
         "message": message,
         "type": "not_found_error" if error.status_code == 404 else "invalid_request_error",

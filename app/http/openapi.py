@@ -105,8 +105,12 @@ REFUSALS = {
         lambda operation: operation.acts_on_a_thing,
     ),
     "413": Refusal(
-        "The body is larger than this route accepts.",
-        _error("The body is larger than this route accepts.", "body_too_large"),
+        "The body is larger than one may be.",
+        _error(
+            "The body is larger than 1,000,000 bytes, and none of JSON may be (MINIMAND_MAX_BODY_BYTES). Send what it "
+            "holds in several calls; rows are uploaded as a dataset.",
+            "body_too_large",
+        ),
         lambda operation: operation.has_body,
     ),
     "415": Refusal(

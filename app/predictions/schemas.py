@@ -44,7 +44,8 @@ class PredictionRequest(BaseModel):
 
     model: str = Field(min_length=1, max_length=200, description="A model's id, or an alias.")
     input: TextInput | TextPair | list[TextInput | TextPair] = Field(
-        description=f"One text, one pair, or a list of up to {MAX_TEXTS} of them."
+        description=f"One text, one pair, or a list of up to {MAX_TEXTS} of them. The whole body may have 1 MB, unless "
+        "the operator has set another limit."
     )
 
     top_k: int | None = Field(None, ge=1, description="So many of the highest in `scores`, the highest first.")

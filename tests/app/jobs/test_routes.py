@@ -251,6 +251,7 @@ def test_every_problem_is_told_at_once(house: House) -> None:
 def test_a_body_that_is_too_large_is_not_read(house: House) -> None:
     error = house.refuse(413, name="x" * MAX_BODY)
     assert error["code"] == "body_too_large"
+    assert f"larger than {MAX_BODY:,} bytes" in error["message"]
 
 
 def test_a_wrong_method_is_named_with_the_right_ones(house: House) -> None:
