@@ -6,11 +6,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Message
 
 from app.datasets.schemas import Dataset, DatasetRecommendation, DatasetRowItem
 from app.datasets.service import read_form
-from app.errors import UnsupportedMediaTypeError
+from app.errors import BadRequestError, UnsupportedMediaTypeError
 from app.http.auth import Admission, Authenticated, authenticate_request
 from app.http.errors import ErrorBody
 from app.http.examples import DATASETS
@@ -46,17 +48,39 @@ class GuardedRoute(APIRoute):
                 raise UnsupportedMediaTypeError(
                     f"Send the file as {FORM_TYPE}, in a field named 'file'.", code="unsupported_media_type"
                 )
-            return await handle(request)
+            return await handle(_keeping_its_end(request))
 
         return handle_guarded
+
+
+_END_BYTES = 1_024  # of a body, in which a form's last boundary stands: one has 70 characters at most
+
+
+def _keeping_its_end(request: Request) -> Request:
+    """The same request, of whose body `state.end` has the last bytes."""
+    request.state.end = b""
+
+    async def receive() -> Message:
+        message = await request.receive()
+        request.state.end = (request.state.end + message.get("body", b"")[-_END_BYTES:])[-_END_BYTES:]
+        return message
+
+    return Request(request.scope, receive)
 
 
 FIELDS = ("file", "name", "columns", "encoding", "delimiter", "metadata")
 
 
 async def _known_fields(request: Request) -> None:
-    """Refuse a field that nothing reads: a misspelt `columns` would be lost in silence. And a file sent as text."""
+    """Refuse a field that nothing reads: a misspelt `columns` would be lost in silence. And a file sent as text; and a
+    form without an end, whose last field was dropped.
+    """
     form = await request.form()
+    _, options = parse_options_header(request.headers["content-type"])
+    if b"--" + options[b"boundary"] + b"--" not in request.state.end:
+        raise BadRequestError(
+            "The form was cut off: it ends without its last boundary. Send the file again.", code="invalid_form"
+        )
     for field in form:
         if field not in FIELDS:
             raise refuse(

@@ -337,6 +337,25 @@ class TestRefusals:
         assert (error["code"], error["param"]) == ("unknown_field", "/colums")
         assert "Did you mean 'columns'?" in error["message"]
 
+    @pytest.mark.parametrize("cut", ["in the file", "in a later field", "before the last boundary"])
+    def test_a_form_that_was_cut_off_is_refused_and_nothing_of_it_is_taken(self, house: House, cut: str) -> None:
+        form = (
+            '--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntext,label\na,b\nc,d\n\r\n'
+            '--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nmine\r\n--b--\r\n'
+        )
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        ends = {
+            "in the file": form.index("c,d"),
+            "in a later field": form.index("ne\r"),
+            "before the last boundary": -7,
+        }
+        reply = house.client.post("/v1/datasets", content=form[: ends[cut]], headers=headers)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"]) == (400, "invalid_form")
+        assert "was cut off" in error["message"]
+        assert house.client.get("/v1/datasets").json()["data"] == []
+        assert house.client.post("/v1/datasets", content=form, headers=headers).json()["name"] == "mine"
+
     def test_a_broken_form_is_refused(self, house: House) -> None:
         reply = house.client.post("/v1/datasets", content=b"", headers={"Content-Type": "multipart/form-data"})
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_form")
