@@ -128,6 +128,9 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_could_run_code_or_lies_is_refused_by_name(folder: Path, name: str) -> None:
+    """CVE-2025-32434, CVE-2026-24747, CVE-2026-1839, CVE-2026-31237, CVE-2026-31238, CVE-2025-53002, CVE-2025-27520:
+    pickles that are called weights. CVE-2026-4372: a config that names code.
+    """
     spoil, said = REFUSED[name]
     check_base_folder(folder)
     spoil(folder)

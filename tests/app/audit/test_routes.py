@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
+from app.db.tables import AuditRow
 from tests.service import AppHouse, error_of, tickets, tiny_base, tiny_spec, upload
 
 
@@ -52,3 +54,31 @@ def test_what_was_refused_is_not_noted(house: AppHouse) -> None:
     admin = house.client.get("/v1/keys/current").json()["id"]
     assert error_of(house.client.delete(f"/v1/keys/{admin}"))["code"] == "last_admin_key"
     assert changes(house) == []
+
+
+def test_a_change_that_cannot_be_noted_is_not_made(house: AppHouse) -> None:
+    dataset = upload(house.client, tickets(30))
+    key = house.client.post("/v1/keys", json={"name": "k", "scopes": ["jobs"]}).json()["id"]
+    job = house.client.post("/v1/jobs", json=tiny_spec(dataset)).json()["id"]
+
+    def state() -> list[Any]:
+        things = [house.client.get(f"/v1/{kind}").json()["data"] for kind in ("datasets", "jobs", "keys", "projects")]
+        return [{**thing, "last_used_at": None} for each in things for thing in each]
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no note")
+
+    before, noted = state(), changes(house)
+    event.listen(AuditRow, "before_insert", fail)
+    try:
+        for method, path, body in [
+            ("DELETE", f"/v1/keys/{key}", None),
+            ("POST", "/v1/keys", {"name": "other", "scopes": ["jobs"]}),
+            ("POST", "/v1/jobs", tiny_spec(dataset)),
+            ("POST", f"/v1/jobs/{job}/cancel", None),
+            ("POST", "/v1/projects", {"name": "other"}),
+        ]:
+            assert house.client.request(method, path, json=body).status_code == 500, path
+    finally:
+        event.remove(AuditRow, "before_insert", fail)
+    assert (state(), changes(house)) == (before, noted)

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import pytest
 
 from app.db.tables import EventRow
+from app.errors import AuthenticationError
 from app.http.pagination import PageRequest
 from app.jobs import stream
 from app.jobs.stream import EventLooks, EventStream
@@ -48,12 +49,14 @@ class Jobs:
         return rest[: page.limit], len(rest) > page.limit, job_id in self.ended
 
 
-async def tell_all(jobs: Any, looks: EventLooks, job_id: str) -> list[str]:
+async def open_door() -> None:
+    """A key that lives."""
+
+
+async def tell_all(
+    jobs: Any, looks: EventLooks, job_id: str, authenticate: Callable[[], Awaitable[None]] = open_door
+) -> list[str]:
     """The ids that a stream gives, to its end."""
-
-    async def authenticate() -> None:
-        pass
-
     told = b"".join([part async for part in EventStream(jobs, looks, "proj_1", job_id, None, authenticate)])
     return [line.removeprefix("id: ") for line in told.decode().splitlines() if line.startswith("id: ")]
 
@@ -98,4 +101,22 @@ def test_a_story_longer_than_a_page_is_told_whole_and_a_stream_that_comes_late_w
     whole, other = asyncio.run(watch())
     assert whole == [f"evt_{n:012}" for n in range(1, 251)]
     assert other == ["evt_000000000001"]
+    assert not looks._streams, "nobody watches any more"
+
+
+def test_a_stream_ends_after_what_it_told_once_its_key_lives_no_more() -> None:
+    jobs: Any = Jobs(["job_1"])
+    looks = EventLooks(jobs)
+    jobs.tell("job_1")
+    calls = 0
+
+    async def authenticate() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            jobs.tell("job_1")  # the job goes on, and what comes now is for others
+            raise AuthenticationError("It was revoked.", code="invalid_api_key")
+
+    assert asyncio.run(asyncio.wait_for(tell_all(jobs, looks, "job_1", authenticate), 5)) == ["evt_000000000001"]
+    assert calls == 3
     assert not looks._streams, "nobody watches any more"
