@@ -1,4 +1,4 @@
-"""Slots: threads that each claim the oldest job of their queue, run it, and look again. A ring only shortens the wait.
+"""Slots: threads that each claim the next job of their queue, run it, and look again. A ring only shortens the wait.
 
 It knows when to claim, not how a job runs.
 """

@@ -57,6 +57,7 @@ class ProjectRow(IdempotentMixin, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     limits: Mapped[Json] = mapped_column(default=dict)  # app.limits.schemas.Limits: where it differs from the settings
+    claimed_at: Mapped[float | None]  # when a worker last took a job of it: who waited longest has the next turn
     created_at: Mapped[float]
 
 
@@ -121,6 +122,7 @@ class JobRow(IdempotentMixin, Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
+        Index("ix_jobs_turn", "status", "queue", "project_id", "created_at", "id"),
         Index("ix_jobs_claim", "status", "queue", "created_at", "id"),
         Index("ix_jobs_lease", "status", "lease_until"),
         # Pages are read in the order of an index, from the cursor on: their time does not grow with the table.

@@ -28,9 +28,9 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.db.tables import CheckpointRow, EventRow, JobMetadataRow, JobRow, MetricRow, WorkerRow
+from app.db.tables import CheckpointRow, EventRow, JobMetadataRow, JobRow, MetricRow, ProjectRow, WorkerRow
 from app.http.metadata import join_metadata
 from app.http.pagination import PageRequest, fetch_page, fetch_page_of, id_after
 from app.jobs.setups import models_of, setup_of
@@ -93,15 +93,15 @@ class Released:
 def claim_next(
     session: Session, *, queues: Sequence[str], kinds: Sequence[str], owner: str, lease: float, now: Now
 ) -> Claim | None:
-    """Take the oldest eligible job of these queues; None when there is none."""
+    """Take the next eligible job of these queues; None when there is none.
+
+    Projects take turns: it is the oldest job of the project that has the fewest running in its queue, and among those
+    of the one that was longest without a claim.
+    """
     is_eligible = (JobRow.status == "queued", JobRow.wanted.is_(None), JobRow.kind.in_(kinds))
-    # An index has the jobs of a queue in order, but not those of several.
-    firsts = [select(JobRow.id).where(JobRow.queue == queue, *is_eligible).order_by(*_AGE).limit(1) for queue in queues]
-    if len(firsts) > 1:
-        by_id = {job_id: first for first in firsts if (job_id := session.scalar(first)) is not None}
-        firsts = [by_id[job_id] for job_id in sorted(by_id)]
-    for first in firsts:
-        oldest = first.with_for_update(skip_locked=True).scalar_subquery()
+    for queue, project_id in _turns(session, queues, is_eligible):
+        # Of one that others claim just now the next in age: who comes home empty has seen every project.
+        oldest = _oldest(queue, project_id, is_eligible).with_for_update(skip_locked=True).scalar_subquery()
         row = session.execute(
             update(JobRow)
             .where(JobRow.id == oldest)
@@ -119,8 +119,43 @@ def claim_next(
         if row is not None:
             claim = Claim(row.id, row.fence)
             append_events(session, claim.job_id, [status_event("claimed", f"claimed by {owner}", fence=claim.fence)])
+            # Not waited for: who holds the project may wait for this job, and then its turn comes a little early.
+            project = select(ProjectRow.id).where(ProjectRow.id == project_id).with_for_update(skip_locked=True)
+            session.execute(update(ProjectRow).where(ProjectRow.id == project.scalar_subquery()).values(claimed_at=now))
             return claim
     return None
+
+
+def _turns(
+    session: Session, queues: Sequence[str], is_eligible: Sequence[ColumnElement[bool]]
+) -> list[tuple[str, str]]:
+    """Queues and projects that have an eligible job, the one whose turn it is first."""
+    turns: list[tuple[int, float, str, str, str]] = []
+    for queue in queues:
+        running = select(func.count()).where(
+            JobRow.status == "running", JobRow.queue == queue, JobRow.project_id == ProjectRow.id
+        )
+        first = _oldest(queue, ProjectRow.id, is_eligible)
+        projects = select(
+            running.correlate(ProjectRow).scalar_subquery().label("running"),
+            func.coalesce(ProjectRow.claimed_at, 0.0).label("claimed_at"),
+            first.correlate(ProjectRow).scalar_subquery().label("first"),
+            ProjectRow.id.label("project_id"),
+        ).subquery()
+        waiting = session.execute(select(projects).where(projects.c.first.is_not(None)))
+        turns += [(row.running, row.claimed_at, row.first, queue, row.project_id) for row in waiting]
+    return [(queue, project_id) for *_, queue, project_id in sorted(turns)]
+
+
+def _oldest(
+    queue: str, project_id: str | InstrumentedAttribute[str], is_eligible: Sequence[ColumnElement[bool]]
+) -> Select[str]:
+    return (
+        select(JobRow.id)
+        .where(JobRow.queue == queue, JobRow.project_id == project_id, *is_eligible)
+        .order_by(*_AGE)
+        .limit(1)
+    )
 
 
 def renew_lease(session: Session, claim: Claim, *, lease: float, now: Now) -> Wish | None:

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from app.db.session import Database
+from app.db.tables import JobRow
 from app.http.pagination import PageRequest
 from app.jobs import repository
 from app.jobs.repository import Claim, Event, LostClaimError, Released, status_event
@@ -47,6 +49,33 @@ def test_a_slot_of_two_queues_takes_the_oldest_job_of_both(house: House) -> None
     jobs = [house.add(queue=queue) for queue in ("gpu", "cpu", "gpu")]
     claims = [house.claim(queues=("gpu", "cpu")) for _ in jobs]
     assert [claim and claim.job_id for claim in claims] == jobs
+
+
+def test_projects_take_turns_in_a_queue_of_one_slot(house: House) -> None:
+    of_a = [house.add() for _ in range(4)]
+    of_b = [house.add(project_id="proj_b") for _ in range(2)]
+    claimed = []
+    for _ in range(6):
+        claim = house.must_claim()
+        claimed.append(claim.job_id)
+        with house.database.write() as session:
+            session.execute(update(JobRow).where(JobRow.id == claim.job_id).values(status="succeeded"))
+        house.now += 1
+    assert claimed == [of_a[0], of_b[0], of_a[1], of_b[1], *of_a[2:]]
+    assert house.claim() is None
+
+
+def test_the_project_with_the_fewest_running_in_the_queue_goes_first(house: House) -> None:
+    of_a = [house.add() for _ in range(4)]
+    assert [house.must_claim().job_id for _ in range(2)] == of_a[:2]
+    house.add(project_id="proj_b", queue="gpu", status="running")  # another queue's do not count
+    of_b = [house.add(project_id="proj_b") for _ in range(3)]
+    assert [house.must_claim().job_id for _ in range(5)] == [*of_b[:2], of_a[2], of_b[2], of_a[3]]
+
+
+def test_no_claim_comes_home_empty_while_any_project_has_a_job(house: House) -> None:
+    jobs = [house.add(project_id=project) for project in ("proj_a", "proj_b", "proj_a", "proj_b")]
+    assert sorted(claim.job_id for claim in _claims_at_once(house, 8)) == jobs
 
 
 def test_a_claim_takes_the_next_fence_and_a_lease_by_the_given_clock(house: House) -> None:
