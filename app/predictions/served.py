@@ -1,8 +1,8 @@
 """Which loaded model answers to a name, an id or an alias. It knows no texts and no HTTP.
 
-The database says what a name stands for. What it said is believed for two seconds, and asked again, for all names at
-once, before they are over: so a call rarely waits for it, and what another process deletes or points elsewhere is
-heard of in time (decision 0025).
+The database says what a name stands for. What it said is believed for a second and a half, and asked again, for all
+names at once, before that is over: so a call rarely waits for it, and what another process deletes or points elsewhere
+is heard of within two seconds, the time that asking takes included (decision 0025).
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from ml.inference.classifier import OnnxClassifier, WrongAnswersError
 
 log = logging.getLogger(__name__)
 
-MEMORY_SECONDS = 2.0
+MEMORY_SECONDS = 1.5
 WATCH_SECONDS = 0.5
 # A model that could not be loaded ahead of its callers is tried again after this time.
 RETRY_SECONDS = 30.0

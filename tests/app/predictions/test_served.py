@@ -24,8 +24,8 @@ from tests.app.predictions.house import House
 from tests.callers import TEXT, Callers
 from tests.service import AppHouse, error_of, wait_until
 
-# What is changed in one process is seen by another within this time (issue: 2 s), and what loading a model takes.
-SEEN_SECONDS = 2.5
+# What is changed in one process is seen by another within this time, what asking and loading take included.
+SEEN_SECONDS = 2.0
 
 
 class Replica:
