@@ -35,7 +35,7 @@ prove-losses: $(SETUP)  ## Train with every loss through the API, on real files 
 	$(BIN)/python -m pytest -q -m proof tests/flows/test_every_loss.py tests/flows/test_sst2.py
 
 prove-tunings: $(SETUP)  ## Train MiniLM on real questions by every tuning, and serve it (about 4 minutes on 2 cores)
-	$(BIN)/python -m pytest -q -m proof tests/flows/test_every_tuning.py
+	$(BIN)/python -m pytest -q -m proof tests/flows/test_every_tuning.py tests/ml/artifact/test_int8.py
 
 faults: $(SETUP)  ## Every row of the fault table, again and again, with a report (about an hour on 2 cores)
 	$(BIN)/python -m pytest -q -m "proof or not proof" tests/faults --faults --numprocesses 2

@@ -1,8 +1,5 @@
 """Every request body that the document shows runs as it stands, once its ids are those of things that are there."""
 
-import csv
-import io
-import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,23 +8,12 @@ import pytest
 
 from app.http.examples import DATASET_ID, MODEL_ID
 from app.http.openapi import Operation, operations
-from tests.app.jobs.bulk_house import BulkHouse
-from tests.service import error_of, tickets, upload
+from tests.app.http.house import ExampleHouse
+from tests.service import error_of
 
 
-class House(BulkHouse):
-    """A dataset and a model as the examples mean them."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        table = io.StringIO()
-        writer = csv.writer(table)
-        writer.writerow(["text", "label", "country", "split"])
-        kinds = itertools.cycle([("at", "train"), ("be", "train"), ("at", "test"), ("be", "validation")])
-        for row, kind in zip(list(csv.reader(io.StringIO(tickets(90).decode())))[1:], kinds, strict=False):
-            writer.writerow([*row, *kind])
-        self.described = upload(self.client, table.getvalue().encode())
-        self.client.put("/v1/aliases/production", json={"model": self.model}).raise_for_status()
+class House(ExampleHouse):
+    """Sends the examples."""
 
     def send(self, one: Operation, media_type: str, value: Any) -> Any:
         """The example, with our own ids in the place of its own."""

@@ -1,7 +1,8 @@
 """int8 answers nearly as float32 does, and the same whoever shares the batch; what onnxruntime offers does not."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from ml.evaluation.scores import softmax
 from ml.inference.backends import OnnxBackend, open_session
 from ml.inference.classifier import OnnxClassifier
 from ml.training.quantize import _look
-from tests.ml.conftest import Exported
+from tests.ml.conftest import Exported, export
+from tests.ml.runs import lay_out, prepare_run
+from tests.shared_data import SHARED_DATA, read_shared
 from tests.tiny_base import learnable_rows
 
 # Some short, some long, and one whose tokens are unlike all others.
@@ -55,13 +58,13 @@ def answers_by(exported: Exported, file: Path) -> Callable[[list[str]], np.ndarr
     return lambda texts: softmax(plain.logits(plain.tokenize(texts)))
 
 
-def largest_move(answer: Callable[[list[str]], np.ndarray]) -> float:
+def largest_move(answer: Callable[[list[str]], np.ndarray], texts: Sequence[str] = TEXTS) -> float:
     """How far a probability goes from what it is alone, over 20 random batches."""
-    alone = {text: answer([text])[0] for text in TEXTS}
+    alone = {text: answer([text])[0] for text in texts}
     chance = random.Random(4)
     worst = 0.0
     for _ in range(20):
-        company = chance.sample(TEXTS, k=chance.randint(2, len(TEXTS)))
+        company = chance.sample(texts, k=chance.randint(2, len(texts)))
         for text, together in zip(company, answer(company), strict=True):
             worst = max(worst, float(np.abs(together - alone[text]).max()))
     return worst
@@ -73,6 +76,26 @@ def test_an_int8_answer_does_not_depend_on_who_shares_the_batch(exported_full: E
 
 def test_an_answer_of_one_scale_a_batch_does(exported_full: Exported, per_tensor_file: Path) -> None:
     assert largest_move(answers_by(exported_full, per_tensor_file)) > 5e-3
+
+
+@pytest.mark.proof
+@pytest.mark.data
+@pytest.mark.skipif(not (SHARED_DATA / "trec").is_dir(), reason="the questions are not there")
+def test_nor_does_an_answer_of_minilm_to_real_questions(tmp_path: Path, tiny_base: Path) -> None:
+    rows = [(row["text"], row["label"]) for row in islice(read_shared("trec"), 700)]
+    training = {"epochs": 2, "batch_size": 16, "optimizer": {"type": "adamw", "learning_rate": 3e-4}}
+    run = lay_out(tmp_path / "run", rows=rows[:640], model="minilm", training=training)
+    exported = export(run, prepare_run(run, tiny_base))
+    source, questions = run.artifact / ONNX, [text for text, _ in rows[640:]]
+    seen = _look(source, exported.prepared.tokens, np.arange(256))
+    products: dict[str, list[Product]] = {}
+    for product in read_products(source):
+        products.setdefault(product.input, []).append(product)
+    file, per_tensor = tmp_path / "int8.onnx", tmp_path / "per-tensor.onnx"
+    write_int8(source, file, scales={x: choose_scales(those, seen[x]) for x, those in products.items()})
+    quantize_dynamic(source, per_tensor, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"])
+    assert largest_move(answers_by(exported, file), questions) < 1e-3
+    assert largest_move(answers_by(exported, per_tensor), questions) > 5e-3, "these texts tell nothing"
 
 
 def test_int8_answers_nearly_as_float32_does(exported_full: Exported, int8_file: Path) -> None:
