@@ -1,6 +1,6 @@
 """/v1/prediction_batches and /v1/evaluations: jobs that put a model to a whole dataset.
 
-They are submitted here, and looked at under /v1/jobs.
+They are submitted and looked at here; paused, resumed, cancelled and watched under /v1/jobs.
 """
 
 from typing import Annotated, Any
@@ -52,14 +52,20 @@ def create_prediction_batch(
 ) -> JobBody:
     """Answer every row of a dataset with a model, as `POST /v1/predictions` would, in the background.
 
-    The reply is a job of kind `prediction_batch`: look at it, wait for it, pause or cancel it under `/v1/jobs`; its
-    `progress` counts rows. A row without a text never fails the batch: it is told of in the errors. Once the job has
-    succeeded its `result` holds `request_counts`, and both files can be downloaded for `MINIMAND_OUTPUT_DAYS` (30)
-    days. A batch whose worker dies goes on where it was.
+    The reply is a job of kind `prediction_batch`: wait for it, pause or cancel it under `/v1/jobs`. A row without a
+    text never fails the batch: it is told of in the errors. `progress` holds the `request_counts` so far; once the job
+    has succeeded its `result` does, and both files can be downloaded for `MINIMAND_OUTPUT_DAYS` (30) days. A batch
+    whose worker dies goes on where it was.
     """
     row = services.jobs.submit(caller, batch, idempotency_key, kind="prediction_batch")
     response.headers["Location"] = f"/v1/jobs/{row.id}"
     return JobBody.of(row)
+
+
+@prediction_batches.get("/{job_id:job}", summary="Get a prediction batch")
+def get_prediction_batch(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
+    """The job, as `GET /v1/jobs/{job_id}` has it; 404 for a job of another kind."""
+    return JobBody.of(services.jobs.get(caller.project_id, job_id, "prediction_batch"))
 
 
 @prediction_batches.get("/{job_id:job}/output", summary="Download a batch's answers", **_lines(ANSWER))
@@ -87,14 +93,20 @@ def create_evaluation(
 ) -> JobBody:
     """Measure any model on any labelled dataset of its task, in the background.
 
-    The reply is a job of kind `evaluation`: look at it, wait for it, pause or cancel it under `/v1/jobs`. Once it has
-    succeeded its `result` holds the metrics of the model's task; with `group_column` those of each group, and of each
-    metric the gap between the groups; and for each of `perturbations` what becomes of metrics and answers when every
-    text is changed in that way. A dataset that the model cannot be measured on is refused with 422.
+    The reply is a job of kind `evaluation`: wait for it, pause or cancel it under `/v1/jobs`. Once it has succeeded its
+    `result` holds the metrics of the model's task; with `group_column` those of each group, and of each metric the gap
+    between the groups; and for each of `perturbations` what becomes of metrics and answers when every text is changed
+    in that way. A dataset that the model cannot be measured on is refused with 422.
     """
     row = services.jobs.submit(caller, evaluation, idempotency_key, kind="evaluation")
     response.headers["Location"] = f"/v1/jobs/{row.id}"
     return JobBody.of(row)
+
+
+@evaluations.get("/{job_id:job}", summary="Get an evaluation")
+def get_evaluation(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
+    """The job, as `GET /v1/jobs/{job_id}` has it; 404 for a job of another kind."""
+    return JobBody.of(services.jobs.get(caller.project_id, job_id, "evaluation"))
 
 
 @evaluations.get("/{job_id:job}/output", summary="Download an evaluation's answers", **_lines(MEASURED))

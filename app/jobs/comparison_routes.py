@@ -1,4 +1,7 @@
-"""/v1/comparisons: jobs of a kind of their own, submitted here and looked at under /v1/jobs."""
+"""/v1/comparisons: jobs of a kind of their own.
+
+They are submitted and looked at here; paused, resumed, cancelled and watched under /v1/jobs.
+"""
 
 from typing import Annotated
 
@@ -27,7 +30,7 @@ def create_comparison(
     With `folds` in the place of `seeds` it is a cross-validation: every loss trains on the same folds, and one alone
     will do.
 
-    The reply is a job of kind `comparison`: look at it, wait for it, pause or cancel it under `/v1/jobs`. Once it has
+    The reply is a job of kind `comparison`: wait for it, pause or cancel it under `/v1/jobs`. Once it has
     succeeded its `result` holds the table: each loss's mean and deviation, its difference from the first one with a
     95% interval, and a verdict; of folds also what all rows come to at once, in `pooled`. It makes no model. With
     `tuning` = `frozen` the texts are encoded once for all runs.
@@ -35,3 +38,9 @@ def create_comparison(
     row = services.jobs.submit(caller, comparison, idempotency_key, kind="comparison")
     response.headers["Location"] = f"/v1/jobs/{row.id}"
     return JobBody.of(row)
+
+
+@router.get("/{job_id:job}", summary="Get a comparison")
+def get_comparison(job_id: str, caller: Authenticated, services: Wired) -> JobBody:
+    """The job, as `GET /v1/jobs/{job_id}` has it; 404 for a job of another kind."""
+    return JobBody.of(services.jobs.get(caller.project_id, job_id, "comparison"))

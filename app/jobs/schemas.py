@@ -8,7 +8,7 @@ from app.db.tables import CheckpointRow, EventRow, JobRow, MetricRow
 from app.http.errors import ErrorDetail
 from app.jobs.estimate import Estimate
 from app.jobs.states import CAUSES, shown_status
-from ml.bulk.report import EvaluationReport, PredictionBatchReport
+from ml.bulk.report import EvaluationReport, PredictionBatchReport, RequestCounts
 from ml.training.report import ComparisonReport, DryRunReport
 
 Report = DryRunReport | ComparisonReport | PredictionBatchReport | EvaluationReport
@@ -26,6 +26,9 @@ class Progress(BaseModel):
     step_seconds: float | None = Field(None, description="Mean of the last steps, with what was measured between them.")
     memory_bytes: int | None = Field(None, description="The most that its trainer held of its device.")
     device: str | None = Field(None, description="cpu or cuda.")
+    request_counts: RequestCounts | None = Field(
+        None, description="Of a prediction batch or an evaluation: its rows so far, also where it ended early."
+    )
 
 
 class PublishedFrom(BaseModel):

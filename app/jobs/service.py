@@ -190,10 +190,15 @@ class JobService:
             warnings=list(resolved.warnings),
         )
 
-    def get(self, project_id: str, job_id: str) -> JobRow:
-        """A project's job. Raises NotFoundError."""
+    def get(self, project_id: str, job_id: str, kind: JobKind | None = None) -> JobRow:
+        """A project's job, of this kind where one is asked for. Raises NotFoundError."""
         with self._database.read() as session:
-            return self._find(session, project_id, job_id)
+            row = self._find(session, project_id, job_id)
+        if kind not in (None, row.kind):
+            raise NotFoundError(
+                f"Job '{job_id}' is of kind {row.kind}, not {kind}: GET /v1/jobs/{job_id}.", code="job_not_found"
+            )
+        return row
 
     def list_page(
         self, project_id: str, page: PageRequest, *, filters: Mapping[str, str], metadata: Mapping[str, str]
@@ -281,9 +286,7 @@ class JobService:
 
         NotFoundError where there is no such job or its files have been removed, ConflictError before it has succeeded.
         """
-        row = self.get(project_id, job_id)
-        if row.kind != kind:
-            raise NotFoundError(f"Job '{job_id}' is of kind {row.kind}, not {kind}.", code="job_not_found")
+        row = self.get(project_id, job_id, kind)
         if row.result is None:
             raise ConflictError(
                 f"Job '{job_id}' is {shown_status(row.status, row.wanted)}: its files are there once it has succeeded.",

@@ -26,6 +26,7 @@ from ml.artifact.manifest import (
     verify_folder,
 )
 from ml.artifact.tokenizer import Text
+from ml.bulk.report import RequestCounts
 from ml.cores import usable_cores
 from ml.inference.backends import OnnxEngine
 from ml.inference.classifier import OnnxClassifier, WrongAnswersError, load_classifier
@@ -87,11 +88,14 @@ def answer(
     texts: Iterable[Text | None],
     total: int,
     *,
+    counts: RequestCounts,
     spec: Bulk,
     dataset_sha256: str | None,
     stop: Callable[[], bool],
 ) -> Answers:
     """What is made of all `total` texts, some of which may be None.
+
+    counts: the rows of the texts that were taken so far, kept up by who gives the texts, and told with the progress.
 
     Raises StoppedError once `stop()` is true, with a checkpoint of what was done where there is room for one.
     """
@@ -112,7 +116,8 @@ def answer(
         now = time.monotonic()
         if now - told_at >= TELL_EVERY_SECONDS or done == total:
             left = (now - begun_at) / (done - begun_with) * (total - done)
-            run.tell("progress", f"{done} of {total}", {"step": done, "steps": total, "eta_seconds": round(left, 1)})
+            data = {"step": done, "steps": total, "eta_seconds": round(left, 1), "request_counts": counts.model_dump()}
+            run.tell("progress", f"{done} of {total}", data)
             told_at = now
         if done < total and now - saved_at >= spec.checkpoint_every_seconds and done - saved >= LEAST_GROWTH * saved:
             _save(run, answers, done, fingerprint)

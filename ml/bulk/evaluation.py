@@ -11,7 +11,7 @@ from typing import Any
 from ml.artifact.tokenizer import Text
 from ml.bulk.answers import CHUNK_TEXTS, Answers, Outputs, answer, load_model
 from ml.bulk.checks import Selection, group_of, needed_headers, select_rows
-from ml.bulk.report import EvaluationReport, GapReport, GroupReport, PerturbationReport
+from ml.bulk.report import EvaluationReport, GapReport, GroupReport, PerturbationReport, RequestCounts
 from ml.bulk.rows import RowError, describe_files, read_rows, write_files
 from ml.data.rows import read_columns
 from ml.evaluation.groups import FEWEST_ROWS, gaps
@@ -38,8 +38,12 @@ def evaluate(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) 
     texts, errors = _sort_out(selection, read_rows(run.rows, facts.columns))
     texts_changed: Counter[str] = Counter()
 
+    counts = RequestCounts(total=len(texts) + len(errors), completed=0, failed=len(errors))
+
     def all_texts() -> Iterator[Text]:
-        yield from texts.values()
+        for text in texts.values():
+            counts.completed += 1
+            yield text
         for kind in spec.perturbations:
             for row, text in texts.items():
                 other = _perturb(text, kind, spec.seed, row)
@@ -52,6 +56,7 @@ def evaluate(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) 
         classifier,
         all_texts(),
         times * len(texts),
+        counts=counts,
         spec=spec,
         dataset_sha256=placement.dataset_sha256,
         stop=stop,

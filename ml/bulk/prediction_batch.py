@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from ml.artifact.tokenizer import Text
 from ml.bulk.answers import CHUNK_TEXTS, answer, chunks, load_model
-from ml.bulk.report import PredictionBatchReport
+from ml.bulk.report import PredictionBatchReport, RequestCounts
 from ml.bulk.rows import RowError, describe_files, read_rows, write_files
 from ml.specs.bulk import PredictionBatch
 from ml.training.errors import StoppedError
@@ -19,11 +19,20 @@ def predict(run: RunDirectory, placement: Placement, stop: Callable[[], bool]) -
     def rows() -> Iterator[tuple[Text, RowError | None]]:
         return read_rows(run.rows, facts.columns)
 
+    counts = RequestCounts(total=facts.rows, completed=0, failed=0)
+
+    def texts() -> Iterator[Text | None]:
+        for text, error in rows():
+            counts.completed += error is None
+            counts.failed += error is not None
+            yield text if error is None else None
+
     answers = answer(
         run,
         classifier,
-        (None if error else text for text, error in rows()),
+        texts(),
         facts.rows,
+        counts=counts,
         spec=spec,
         dataset_sha256=placement.dataset_sha256,
         stop=stop,

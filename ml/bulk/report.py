@@ -10,7 +10,7 @@ OUTPUT, ERRORS = "output.jsonl", "errors.jsonl"
 
 
 class RequestCounts(BaseModel):
-    """Rows by what became of them."""
+    """Rows by what became of them. Until all are done, some are neither."""
 
     total: int
     completed: int = Field(description="Those of output.jsonl.")

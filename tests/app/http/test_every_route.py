@@ -38,9 +38,9 @@ SCOPE_OF = {
 }
 
 
-# What the walk has not: jobs of other kinds (tests/app/jobs/test_bulk_routes.py asks for theirs as a stranger), and a
-# model's files (tests/app/predictions/test_routes.py does).
-NOT_THERE = ("/v1/prediction_batches/", "/v1/evaluations/", "/v1/models/{model_id}/download")
+# What the walk has not: jobs of other kinds (tests/app/jobs/test_bulk_routes.py and test_comparisons.py ask for theirs
+# as a stranger), and a model's files (tests/app/predictions/test_routes.py does).
+NOT_THERE = ("/v1/prediction_batches/", "/v1/evaluations/", "/v1/comparisons/", "/v1/models/{model_id}/download")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.jobs import repository
 from app.retention import DAY_SECONDS, Retention
 from tests.app.jobs.bulk_house import BulkHouse
 from tests.service import error_of, events_of, reasons_of, upload
@@ -55,6 +56,7 @@ def test_it_is_a_job_of_its_own_kind_on_a_queue_of_its_own(house: BulkHouse) -> 
     assert (job["kind"], job["status"], job["result"], job["name"]) == (KIND, "queued", None, "all of them")
     assert (job["spec"]["model"], job["spec"]["checkpoint_every_seconds"]) == (house.model, 60)
     assert house.client.get(f"/v1/jobs/{job['id']}").json() == job
+    assert house.client.get(f"/v1/prediction_batches/{job['id']}").json() == job
     assert house.claim(KIND, "bulk").job_id == job["id"]
     assert house.client.post(f"/v1/jobs/{job['id']}/cancel").json()["status"] == "cancelling"
 
@@ -67,6 +69,7 @@ def test_every_row_is_answered_as_a_prediction_is_and_the_others_are_told_of(hou
     done = house.carry_out(KIND)
     assert done["result"]["request_counts"] == {"total": 5, "completed": 3, "failed": 2}
     assert (done["progress"]["step"], done["progress"]["steps"], done["model_id"]) == (5, 5, None)
+    assert done["progress"]["request_counts"] == done["result"]["request_counts"]
     assert reasons_of(events_of(house.client, job["id"])) == ["queued", "claimed", "succeeded"]
     answers = lines_of(download(house, job["id"], "output"))
     errors = lines_of(download(house, job["id"], "errors"))
@@ -134,6 +137,31 @@ def test_files_are_there_once_it_has_succeeded_and_only_for_its_own_kind_and_pro
         stranger.get(f"/v1/prediction_batches/{job}/output"),
     )
     assert [(reply.status_code, error_of(reply)["code"]) for reply in missing] == [(404, "job_not_found")] * 3
+
+
+def test_each_kind_is_looked_at_under_its_own_path(house: BulkHouse) -> None:
+    batch, evaluation = ask(house).json(), measure(house).json()
+    stranger = house.client_of_another_project()
+    for job, path, other in (
+        (batch, "prediction_batches", "comparisons"),
+        (evaluation, "evaluations", "prediction_batches"),
+    ):
+        assert house.client.get(f"/v1/{path}/{job['id']}").json() == job
+        assert error_of(stranger.get(f"/v1/{path}/{job['id']}"))["code"] == "job_not_found"
+        reply = house.client.get(f"/v1/{other}/{job['id']}")
+        assert (reply.status_code, error_of(reply)["code"]) == (404, "job_not_found")
+        assert f"is of kind {job['kind']}, not " in error_of(reply)["message"]
+        assert f"GET /v1/jobs/{job['id']}" in error_of(reply)["message"]
+
+
+def test_a_batch_that_was_cancelled_tells_how_many_rows_it_had_answered(house: BulkHouse) -> None:
+    job = ask(house).json()["id"]
+    claim, counts = house.claim(KIND), {"total": 60, "completed": 31, "failed": 1}
+    with house.database.write() as session:
+        repository.take_over(session, claim, [], progress={"step": 32, "steps": 60, "request_counts": counts})
+        repository.finish(session, claim, status="cancelled", now=house.database.now)
+    found = house.client.get(f"/v1/prediction_batches/{job}").json()
+    assert (found["status"], found["result"], found["progress"]["request_counts"]) == ("cancelled", None, counts)
 
 
 def test_its_files_are_kept_for_a_time_and_then_only_what_it_came_to(house: BulkHouse) -> None:

@@ -37,6 +37,9 @@ def test_it_is_a_job_of_its_own_kind(house: House) -> None:
     assert (job["kind"], job["status"], job["result"], job["name"]) == ("comparison", "queued", None, "focal?")
     assert job["spec"]["metric"] == "macro_f1"
     assert [loss["type"] for loss in job["spec"]["losses"]] == ["cross_entropy", "focal"]
+    assert house.client.get(f"/v1/comparisons/{job['id']}").json() == job
+    assert house.client_of_another_project().get(f"/v1/comparisons/{job['id']}").status_code == 404
+    assert house.client.get(f"/v1/evaluations/{job['id']}").status_code == 404
     listed = house.client.get("/v1/jobs", params={"kind": "comparison"}).json()["data"]
     assert [one["id"] for one in listed] == [job["id"]]
     assert house.client.get("/v1/jobs").json()["data"] == []

@@ -62,7 +62,9 @@ def test_the_metrics_are_those_of_the_answers(evaluated: tuple[RunDirectory, Eva
     assert 0 < accuracy < 1
     assert {"macro_f1", "ece", "brier"} < set(report.metrics)
     assert report.report["reliability"]
-    assert report.request_counts.model_dump() == {"total": len(COUNTRIES), "completed": len(lines), "failed": 2}
+    counts = {"total": len(COUNTRIES), "completed": len(lines), "failed": 2}
+    assert report.request_counts.model_dump() == counts
+    assert read_events(run, "progress")[-1]["data"]["request_counts"] == counts
 
 
 def test_rows_that_cannot_be_measured_are_told_of(evaluated: tuple[RunDirectory, EvaluationReport]) -> None:

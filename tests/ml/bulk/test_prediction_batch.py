@@ -76,7 +76,8 @@ def test_a_row_without_a_text_is_told_of_and_costs_no_other_its_answer(finished:
     result = json.loads((finished.path / "result.json").read_text())
     assert result["request_counts"] == {"total": ROWS, "completed": ROWS - 3, "failed": 3}
     assert result["files"] == verify_folder(finished.output)["files"]
-    assert read_events(finished, "progress")[-1]["data"] == {"step": ROWS, "steps": ROWS, "eta_seconds": 0.0}
+    told = {"step": ROWS, "steps": ROWS, "eta_seconds": 0.0, "request_counts": result["request_counts"]}
+    assert read_events(finished, "progress")[-1]["data"] == told
 
 
 def test_a_pair_needs_both_of_its_texts(exported_full: Exported, tmp_path: Path) -> None:
@@ -110,7 +111,11 @@ def test_a_batch_that_is_stopped_after_each_chunk_ends_with_the_same_bytes(
         asked = itertools.count()
         with pytest.raises(StoppedError):
             predict(run, run.read_placement(), lambda asked=asked: next(asked) > 0)  # type: ignore[misc]
-        assert read_events(run, "checkpoint")[-1]["data"]["step"] == chunk * CHUNK_TEXTS
+        done = chunk * CHUNK_TEXTS
+        assert read_events(run, "checkpoint")[-1]["data"]["step"] == done
+        failed = sum(place < done for place in GAPS)
+        so_far = {"total": ROWS, "completed": done - failed, "failed": failed}
+        assert read_events(run, "progress")[-1]["data"]["request_counts"] == so_far
     assert carry_out(run) == contents(finished)
     resumed = [event["data"]["step"] for event in read_events(run, "status")]
     assert resumed == [CHUNK_TEXTS, 2 * CHUNK_TEXTS, 3 * CHUNK_TEXTS]
