@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
@@ -162,16 +163,15 @@ def _methods_of(request: Request) -> list[str]:
 
 
 def _too_large(request: Request) -> str:
-    limits = request.app.state.services.settings
-    if request.headers.get("content-type", "").startswith(FORM_TYPE):
-        return (
-            f"The upload is larger than {limits.max_upload_bytes:,} bytes, and none may be "
-            "(MINIMAND_MAX_UPLOAD_BYTES). Upload fewer rows, or leave out columns that are not needed."
-        )
-    return (
-        f"The body is larger than {limits.max_body_bytes:,} bytes, and none of JSON may be (MINIMAND_MAX_BODY_BYTES). "
-        "Send what it holds in several calls; rows are uploaded as a dataset."
+    limit: int = request.scope[MAX_BODY_SIZE_SCOPE_KEY]  # the route's own, where it has one
+    length = request.headers.get("content-length")
+    setting, advice = (
+        ("MINIMAND_MAX_BODY_BYTES", "Send what it holds in several calls; rows are uploaded as a dataset.")
+        if limit == request.app.state.services.settings.max_body_bytes
+        else ("MINIMAND_MAX_UPLOAD_BYTES", "Upload fewer rows, or leave out columns that are not needed.")
     )
+    came = f"has {int(length):,} bytes, and none here may be" if length else "is"
+    return f"The body {came} larger than {limit:,} bytes ({setting}). {advice}"
 
 
 def http_error_reply(request: Request, error: HTTPException) -> JSONResponse:

@@ -107,8 +107,8 @@ REFUSALS = {
     "413": Refusal(
         "The body is larger than one may be.",
         _error(
-            "The body is larger than 1,000,000 bytes, and none of JSON may be (MINIMAND_MAX_BODY_BYTES). Send what it "
-            "holds in several calls; rows are uploaded as a dataset.",
+            "The body has 1,204,311 bytes, and none here may be larger than 1,000,000 bytes (MINIMAND_MAX_BODY_BYTES). "
+            "Send what it holds in several calls; rows are uploaded as a dataset.",
             "body_too_large",
         ),
         lambda operation: operation.has_body,

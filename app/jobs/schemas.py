@@ -60,7 +60,10 @@ class JobBody(BaseModel):
         "job is asked to. Treat it as open: words may be added."
     )
     dataset: str
-    spec: dict[str, Any] = Field(description="The resolved spec: every default filled in.")
+    spec: dict[str, Any] = Field(
+        description="The resolved spec: every default filled in. By kind a `Comparison`, a `PredictionBatch` or a "
+        "`ModelEvaluation`, of the others a `JobSpec`; one that was stored by an older version is as it was then."
+    )
     model_id: str | None = Field(description="The model it published, once it succeeded.")
     result: Report | None = Field(
         description="What a dry run, a comparison or an evaluation found, or a prediction batch came to; null for a "
@@ -115,7 +118,7 @@ class JobValidation(BaseModel):
     """What a spec would become, and cost."""
 
     object: Literal["job.validation"] = "job.validation"
-    spec: dict[str, Any] = Field(description="The resolved spec: every default filled in.")
+    spec: dict[str, Any] = Field(description="The resolved spec, a `JobSpec`: every default filled in.")
     task: str = Field(description="Found out from the dataset's columns, unless the spec says it.")
     train_counts: dict[str, int] = Field(description="Training rows by label; empty for a regression.")
     weights: dict[str, dict[str, float]] = Field(description="By term: the weight of each label, where it has weights.")

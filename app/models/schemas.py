@@ -20,7 +20,9 @@ class ModelBody(BaseModel):
     labels: list[str]
     takes_pairs: bool = Field(description="Whether it answers pairs of texts; else single ones.")
     base_model: str
-    loss: dict[str, Any]
+    loss: dict[str, Any] = Field(
+        description="As its job resolved it, see `loss` of `JobSpec`. `GET /v1/losses` has the schema of each type."
+    )
     metrics: dict[str, dict[str, float]]
     serving: Serving
     bytes: int = Field(description="Of its own files; a shared encoder is not counted.")
@@ -55,7 +57,13 @@ class ModelReport(BaseModel):
     id: str
     object: Literal["model.report"] = "model.report"
     metrics: dict[str, dict[str, float]]
-    report: dict[str, Any] = Field(description="Figures by label, confusion, reliability, as the task has them.")
+    report: dict[str, Any] = Field(
+        description="By task. With labels: `labels`, of each its precision, recall, f1 and rows. With one label a text "
+        "also `confusion`, of `labels` and `matrix`, whose rows are the truth and columns the answers (null above 200 "
+        "labels), and, where scores are probabilities, `reliability`, bins of lower, upper, rows, confidence and "
+        "accuracy. Of a regression: `quantiles_of_error`, of answer less truth, and `rows`. `part` says what was "
+        "measured: test, or validation."
+    )
     serving: Serving
 
     @classmethod

@@ -82,7 +82,10 @@ class Probe(BaseModel):
 class Serving(BaseModel):
     """How a model is served, and why so."""
 
-    format: Literal["onnx-float32", "onnx-int8"] = Field(description="In both, an answer doesn't depend on its batch.")
+    format: Literal["onnx-float32", "onnx-int8"] = Field(
+        description="In both, an answer doesn't depend on its batch. It is what CPUs run; on a GPU "
+        "(`MINIMAND_INFERENCE_DEVICE`) torch runs the float32 file of either."
+    )
     reason: str
     agreement: Agreement | None = Field(default=None, description="Of int8 with float32, where they were compared.")
     float32_layers: list[str] = Field(default=[], description="Layers that int8 leaves in float32.")

@@ -66,7 +66,7 @@ class EvaluationReport(BaseModel):
 
     request_counts: RequestCounts
     metrics: dict[str, float]
-    report: dict[str, Any] = Field(description="As in a model's report: by label, confusion, reliability.")
+    report: dict[str, Any] = Field(description="As `report` of `ModelReport`, without `part`.")
     groups: list[GroupReport] = Field(description="The largest first; empty without a group column.")
     gaps: dict[str, GapReport] = Field(description="By metric, between groups that are not small.")
     perturbations: list[PerturbationReport]

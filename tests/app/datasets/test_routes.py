@@ -372,7 +372,7 @@ class TestRefusals:
     def test_an_upload_over_the_limit_is_refused_while_it_streams(self, house: House) -> None:
         reply, sent = upload_without_end(house.client)
         assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
-        assert f"larger than {MAX_UPLOAD:,} bytes" in reply.json()["error"]["message"]
+        assert f"larger than {MAX_UPLOAD:,} bytes (MINIMAND_MAX_UPLOAD_BYTES)" in reply.json()["error"]["message"]
         assert 0 < sent <= MAX_UPLOAD + 10_000
 
     def test_an_upload_beyond_its_keys_rate_is_not_read(self, house: House) -> None:

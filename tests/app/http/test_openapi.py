@@ -1,6 +1,7 @@
 """The OpenAPI document: the one in the repository is the served one, it is valid, and every operation is whole."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ def test_the_document_in_the_repository_is_the_one_that_is_served(document: dict
 
 def test_it_is_valid(document: dict[str, Any]) -> None:
     validate(document)
+
+
+def test_a_schema_that_a_description_names_is_there(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    named = set(re.findall(r"`([A-Z][A-Za-z]+)`", json.dumps(schemas)))
+    assert "JobSpec" in named
+    assert named <= set(schemas)
 
 
 def test_operations_have_words_a_tag_and_a_short_id_of_their_own(every: list[Operation]) -> None:

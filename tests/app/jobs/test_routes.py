@@ -251,7 +251,17 @@ def test_every_problem_is_told_at_once(house: House) -> None:
 def test_a_body_that_is_too_large_is_not_read(house: House) -> None:
     error = house.refuse(413, name="x" * MAX_BODY)
     assert error["code"] == "body_too_large"
-    assert f"larger than {MAX_BODY:,} bytes" in error["message"]
+    assert f"larger than {MAX_BODY:,} bytes (MINIMAND_MAX_BODY_BYTES)" in error["message"]
+
+
+def test_the_limit_that_is_told_is_the_routes_whatever_the_body_is(house: House) -> None:
+    form = house.client.post("/v1/jobs", files={"file": b"x" * MAX_BODY})
+    assert form.status_code == 413
+    came = int(form.request.headers["content-length"])
+    assert f"has {came:,} bytes, and none here may be larger than {MAX_BODY:,} bytes" in error_of(form)["message"]
+    stream = house.client.post("/v1/jobs", content=iter([b"x" * MAX_BODY, b"x"]))  # of no length that is told
+    assert stream.status_code == 413
+    assert f"The body is larger than {MAX_BODY:,} bytes" in error_of(stream)["message"]
 
 
 def test_a_wrong_method_is_named_with_the_right_ones(house: House) -> None:
