@@ -89,6 +89,10 @@ class ServedHouse(ExampleHouse):
         text = json.dumps(self.app.openapi()).replace(DATASET_ID, self.described).replace(MODEL_ID, self.model)
         text = text.replace("wait=30", "wait=0")  # nobody is there to work
         document: dict[str, Any] = json.loads(text)
+        for schema in document["components"]["schemas"].values():
+            for name, thing in (("model", self.model), ("dataset", self.described)):
+                if name in schema.get("properties", {}):
+                    schema["properties"][name]["examples"] = [thing]
         for one in operations(document):
             things = self.things | self._own(one.method, one.path)
             for parameter in one.body.get("parameters", ()):
