@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,8 +61,12 @@ class House:
 def _arguments_of(pid: int) -> list[str]:
     """What follows `python -P -m ml.training`."""
     try:
-        return psutil.Process(pid).cmdline()[4:] or []
-    except psutil.NoSuchProcess:
+        process = psutil.Process(pid)
+        # Its program has begun to take this one's place, and is not known by its arguments yet.
+        while not process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.001)
+        return process.cmdline()[4:]
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return []
 
 

@@ -118,9 +118,12 @@ class ServedHouse(ExampleHouse):
                 paused = self._made("/v1/jobs", **job)["id"]
                 self.client.post(f"/v1/jobs/{paused}/pause").raise_for_status()
                 return {"job_id": paused}
-            case "get", "/v1/prediction_batches/{job_id}/output" | "/v1/prediction_batches/{job_id}/errors":
+            case "get", "/v1/comparisons/{job_id}":
+                compared: dict[str, Any] = {**job, "losses": [{"type": "focal"}, {"type": "cross_entropy"}]}
+                return {"job_id": self._made("/v1/comparisons", **compared)["id"]}
+            case "get", path if path.startswith("/v1/prediction_batches/"):
                 return {"job_id": self.batch}
-            case "get", "/v1/evaluations/{job_id}/output" | "/v1/evaluations/{job_id}/errors":
+            case "get", path if path.startswith("/v1/evaluations/"):
                 return {"job_id": self.evaluation}
         return {}
 
